@@ -1,0 +1,26 @@
+"""The order in which the passes run: read this file as a table of contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import relax
+
+from relay_passes.restore_clip import RestoreClip
+from tvm_iovt.types import Decision
+
+
+def cleanup_passes(on_decision: Callable[[Decision], None] | None = None) -> tuple[Any, ...]:
+    """Passes that bring an imported module to the form that everything behind expects.
+
+    Args:
+        on_decision: Called with every rewrite made or refused.
+    """
+    return (
+        # Importer idioms back to single operators.
+        RestoreClip(on_decision),
+        # What the rewrites left behind.
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.DeadCodeElimination(),
+    )

@@ -1,0 +1,1 @@
+"""From a network and a target to a shared library."""

@@ -1,0 +1,126 @@
+"""From an imported module and a target to one linked shared library."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tvm_iovt import _tvm
+from tvm_iovt.build import cuda
+from tvm_iovt.build.cuda_pipeline import lower_for_cuda
+from tvm_iovt.build.link import Linker
+from tvm_iovt.errors import IovtError, ModelError
+from tvm_iovt.schedules.cpu import lower_for_cpu
+from tvm_iovt.types import Decision, TargetSpec
+
+
+def build_stage(
+    module: Any, spec: TargetSpec, linker: Linker, output: Path
+) -> tuple[tuple[Decision, ...], int]:
+    """Compile `main` of a Relax module for a target and link it, parameters inside.
+
+    Args:
+        module: Relax `IRModule` after the clean-up passes; it is not changed.
+        spec: The target.
+        linker: Linker for `spec.cpu`.
+        output: Path of the shared library.
+
+    Returns:
+        What the lowering decided for each kernel, and the bytes of parameters inside.
+
+    Raises:
+        ModelError: TVM cannot generate code for the network on this target.
+        ToolchainError: Linking failed, or the CUDA compiler did.
+    """
+    target = _tvm.tvm_target(spec)
+    decisions: list[Decision] = []
+    with _code_generator(spec), target, _compiler_errors(spec):
+        if spec.gpu is None:
+            lowered, notes = lower_for_cpu(module, spec.cpu, target)
+            decisions += notes
+        else:
+            lowered = lower_for_cuda(module, target)
+        executable = _tvm.relax.build(
+            lowered, target=target, relax_pipeline=_vm_pipeline(), tir_pipeline="default"
+        )
+        executable.export_library(str(output), fcompile=linker.fcompile())
+    if spec.gpu is not None:
+        cuda.check_embedded(output, spec.gpu.arch)
+    return tuple(decisions), parameters_bytes(lowered)
+
+
+def parameters_bytes(module: Any) -> int:
+    """Bytes of tensor constants in the Relax functions of a module, each counted once."""
+    relax, tvm = _tvm.relax, _tvm.tvm
+    sizes: dict[Any, int] = {}
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, tvm.ir.GenericConst):
+            value = expr.value
+            sizes[expr] = value.numpy().nbytes
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, visit)
+    return sum(sizes.values())
+
+
+def _vm_pipeline() -> Any:
+    """Lowering from scheduled kernels to the virtual machine, with memory planned statically."""
+    relax, transform = _tvm.relax, _tvm.tvm.transform
+    return transform.Sequential(
+        [
+            relax.transform.RewriteDataflowReshape(),
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def _code_generator(spec: TargetSpec) -> contextlib.AbstractContextManager[Any]:
+    if spec.gpu is None:
+        return contextlib.nullcontext()
+    cuda.enable_codegen()
+    return cuda.compiling_for(spec.gpu.arch)
+
+
+@contextlib.contextmanager
+def _compiler_errors(spec: TargetSpec) -> Any:
+    """TVM's exceptions as ours; those that are ours already, and interrupts, pass through."""
+    try:
+        yield
+    except IovtError:
+        raise
+    except Exception as error:
+        cause = _own_error(error)
+        if cause is not None:
+            raise cause from error
+        text = str(error).strip()
+        raise ModelError(
+            f"TVM {_tvm.TVM_VERSION} cannot generate code for {spec.name}",
+            seen=f"{type(error).__name__}: {text.splitlines()[-1][:300] if text else ''}",
+            do="`tvm-iovt inspect` lists the operators; -vv shows the whole trace. If the model is "
+            "static and its operators are supported, this is worth a bug report",
+        ) from error
+
+
+def _own_error(error: BaseException) -> IovtError | None:
+    """An error of ours that crossed TVM's C++ frames on its way (the linker callback's, say)."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, IovtError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+

@@ -1,0 +1,132 @@
+"""Reading an ONNX file: every way in which it can be broken ends in a readable `ModelError`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tvm_iovt.errors import ModelError
+from tvm_iovt.types import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+OLDEST_OPSET = 7
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX model, external data included.
+
+    Raises:
+        ModelError: The file is missing, is not ONNX, is truncated, or breaks the ONNX rules.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not path.is_file():
+        raise ModelError(
+            f"Cannot read the model {path}",
+            seen="a folder" if path.is_dir() else "no such file",
+            do="give the path of an .onnx file",
+        )
+    size_bytes = path.stat().st_size
+    try:
+        model = onnx.load(str(path))
+    except (DecodeError, UnicodeDecodeError, ValueError, EOFError) as error:
+        raise _not_onnx(path, size_bytes, error) from error
+    except OSError as error:  # external data beside the model
+        raise ModelError(
+            f"Cannot read all of the model {path}",
+            seen=str(error),
+            do="put the model's external data files beside it",
+        ) from error
+    if not model.graph.node and not model.graph.output:
+        raise _not_onnx(path, size_bytes, "no graph inside")
+    opset = opset_version(model)
+    if opset < OLDEST_OPSET:
+        raise ModelError(
+            f"{path.name} uses an ONNX opset that is too old",
+            seen=f"opset {opset}; {OLDEST_OPSET} is the oldest that can be read",
+            do="export the model again, or use onnx.version_converter",
+        )
+    try:
+        onnx.checker.check_model(str(path) if size_bytes > 2**31 else model)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        message = str(error).strip()
+        # Operators of unknown domains or names are reported later, all of them and with node names.
+        if "No Op registered" not in message and "No opset import for domain" not in message:
+            raise ModelError(
+                f"{path.name} is not a valid ONNX model",
+                seen=message.splitlines()[0][:300],
+                do="the file may be truncated: copy or export it again",
+            ) from error
+    return model
+
+
+def opset_version(model: onnx.ModelProto) -> int:
+    """Version of the default operator domain."""
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def graph_inputs(model: onnx.ModelProto) -> tuple[onnx.ValueInfoProto, ...]:
+    """Inputs that the caller feeds (old files list the initializers as inputs too)."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(value for value in model.graph.input if value.name not in constants)
+
+
+def dimensions(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
+    """Shape of a graph value: numbers, symbol names, `?`; None when the rank is unknown."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in tensor.shape.dim
+    )
+
+
+def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    """The static `TensorSpec` of a graph input or output.
+
+    Raises:
+        ModelError: The value is not a tensor, or its shape is not static.
+    """
+    import onnx
+
+    shape = dimensions(value)
+    if shape is None or not all(isinstance(d, int) and d >= 0 for d in shape):
+        raise ModelError(
+            f"The shape of {value.name!r} is not known before the network runs",
+            seen="unknown rank" if shape is None else "x".join(map(str, shape)),
+            do="fix the input shapes with --input-shape; networks whose output size depends on "
+            "their data (non-maximum suppression inside, say) must be cut before that point",
+        )
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    return TensorSpec(name=value.name, shape=tuple(int(d) for d in shape), dtype=dtype.name)
+
+
+def _not_onnx(path: Path, size_bytes: int, error: object) -> ModelError:
+    with path.open("rb") as stream:
+        head = stream.read(256)
+    if size_bytes == 0:
+        seen = "an empty file"
+    elif head and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
+        seen = f"a text file that begins with {head[:40].decode('ascii')!r}"
+    else:
+        seen = f"{size_bytes} bytes that do not parse as ONNX ({error})"
+    return ModelError(
+        f"{path} is not an ONNX model",
+        seen=seen,
+        do="give an .onnx file; if it was copied or downloaded, it may be cut short: fetch it again",
+    )

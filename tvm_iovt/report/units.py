@@ -1,0 +1,89 @@
+"""Numbers as people read them: SI prefixes, three or four digits, and the unit."""
+
+from __future__ import annotations
+
+import math
+
+_LARGE = ("", "k", "M", "G", "T", "P", "E")
+_SMALL = ("", "m", "µ", "n", "p")
+
+
+def format_flops(flops: int) -> str:
+    """`1200000000` -> `1.2 GFLOP`."""
+    return _scaled(flops, "FLOP")
+
+
+def format_macs(macs: int) -> str:
+    """`385000000` -> `385.0 MMAC`."""
+    return _scaled(macs, "MAC")
+
+
+def format_bytes(size_bytes: int) -> str:
+    """`14000000` -> `14.0 MB` (decimal, as storage and bandwidth are sold)."""
+    return _scaled(size_bytes, "B")
+
+
+def format_count(count: int) -> str:
+    """`3490000` -> `3.5 M`."""
+    return _scaled(count, "").rstrip()
+
+
+def format_seconds(seconds: float) -> str:
+    """`0.0032` -> `3.2 ms`; minutes and hours above 60 s."""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    if seconds >= 59.95:
+        minutes, rest = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    for step, prefix in enumerate(_SMALL):
+        scaled = seconds * 1000**step
+        # 0.99995 s prints as 1000.0 ms unless rounding is looked at first.
+        if scaled >= 0.99995 or seconds == 0 or step == len(_SMALL) - 1:
+            digits = 1 if scaled >= 9.95 or seconds == 0 else 2
+            return f"{scaled:.{digits}f} {prefix}s"
+    raise AssertionError(seconds)
+
+
+def format_percent(fraction: float) -> str:
+    """`0.123` -> `12.3%`; a positive share never prints as zero."""
+    if 0 < fraction < 0.0005:
+        return "<0.1%"
+    return f"{100 * fraction:.1f}%"
+
+
+def format_error(value: float) -> str:
+    """`0.0000055` -> `5.5e-06`; an exact match is `0`."""
+    return "0" if value == 0 else f"{value:.1e}"
+
+
+def format_cosine(value: float) -> str:
+    """`0.9999996` -> `0.9999996`; rounding never turns a difference into 1."""
+    if value == 1:
+        return "1"
+    text = f"{value:.7f}"
+    return "1 - " + f"{1 - value:.0e}" if text == "1.0000000" and value < 1 else text
+
+
+def format_shape(shape: tuple[int | str, ...]) -> str:
+    """`(1, 3, 224, 224)` -> `1x3x224x224`; a scalar is `scalar`."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def printable(text: str) -> str:
+    """Replace control characters, so that a name from a file cannot move the cursor."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for c in text
+    )
+
+
+def _scaled(value: int, unit: str) -> str:
+    magnitude = 0
+    scaled = float(value)
+    # 999,960 would print as 1000.0 k: the limit is where rounding reaches the next prefix.
+    while abs(scaled) >= (999.5 if magnitude == 0 else 999.95) and magnitude < len(_LARGE) - 1:
+        scaled /= 1000
+        magnitude += 1
+    text = f"{scaled:.1f}" if magnitude else f"{value}"
+    return f"{text} {_LARGE[magnitude]}{unit}"

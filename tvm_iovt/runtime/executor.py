@@ -1,0 +1,421 @@
+"""Run a network from its bundle: stage by stage, on NumPy arrays."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tvm_iovt import bundle
+from tvm_iovt.discrepancy import compare
+from tvm_iovt.errors import BundleError, DeviceError, UsageError
+from tvm_iovt.runtime import libtvm
+from tvm_iovt.runtime.machine import environment, this_machine
+from tvm_iovt.types import (
+    Deployment,
+    Discrepancy,
+    Library,
+    Manifest,
+    Measurement,
+    Stage,
+    TargetSpec,
+    TensorSpec,
+)
+
+_DEVICE_TYPES = {"llvm": 1, "cuda": 2, "vulkan": 7}  # DLDeviceType of dlpack.h
+_POOLED_ALLOCATOR = 2  # AllocatorType of tvm/runtime/memory/memory_manager.h
+_ALIGNMENT_BYTES = 64  # what compiled kernels assume of their arguments
+
+
+def load(
+    path: str | Path, *, target: str | None = None, check: bool = True, threads: int | None = None
+) -> Executor:
+    """Load a bundle for this machine.
+
+    Args:
+        path: The bundle, packed or not.
+        target: Name of the deployment to run. By default the one that fits this machine.
+        check: Verify size and SHA-256 of the libraries before they are loaded, which executes
+            code of theirs. The sample is verified when it is used.
+        threads: Worker threads of the CPU stages, for the whole process. By default
+            `$TVM_NUM_THREADS`, else TVM's choice (half of the CPUs on x86, all on ARM).
+
+    Raises:
+        BundleError: The bundle is damaged, or of another version of TVM, or holds no (or more
+            than one) deployment that fits this machine.
+        DeviceError: The device cannot be used.
+        UsageError: `threads` is not positive, or comes too late in this process.
+    """
+    path = Path(path)
+    manifest = bundle.read_manifest(path)
+    packed = path / "lib"
+    libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
+    if threads is not None and threads < 1:
+        raise UsageError("The number of threads must be positive", seen=str(threads))
+    ffi = libtvm.load(packed)
+    deployment = _choose(path, manifest, target, ffi, packed)
+    if check:
+        bundle.verify(path, [library.file for library in deployment.libraries])
+    if threads is not None:
+        _set_threads(ffi, threads)
+    return Executor(path, manifest, deployment, ffi)
+
+
+class Executor:
+    """A loaded network. Made by `load`; use one from one thread at a time.
+
+    Attributes:
+        manifest: The bundle's manifest.
+        deployment: The deployment that runs.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, deployment: Deployment, ffi: Any) -> None:
+        self.manifest = manifest
+        self.deployment = deployment
+        self._path = path
+        self._ffi = ffi
+        libraries = {library.stage: library for library in deployment.libraries}
+        targets = {target.name: target for target in deployment.targets}
+        self._stages = tuple(
+            _CompiledStage(path, stage, libraries[stage.index], _target(path, stage, targets), ffi)
+            for stage in deployment.plan.stages
+        )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The network's inputs."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The network's outputs."""
+        return self.manifest.outputs
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the network once.
+
+        Args:
+            inputs: One array for each of `self.inputs`, of exactly its shape and dtype.
+
+        Returns:
+            One array for each of `self.outputs`, owned by the caller.
+
+        Raises:
+            UsageError: An input is missing, unknown, or of another shape or dtype.
+            DeviceError: The network failed while running.
+        """
+        self._check_inputs(inputs)
+        return self._fetch(self._execute(self._feed(inputs)))
+
+    def benchmark(
+        self, inputs: Mapping[str, np.ndarray], *, warmup: int, repeat: int
+    ) -> tuple[Measurement, Measurement]:
+        """Measure the latency of one inference.
+
+        Args:
+            inputs: As for `run`.
+            warmup: Runs before the first measured one.
+            repeat: Measured runs of each scope, at least 1.
+
+        Returns:
+            The scopes `device` (inputs and outputs stay on the device) and `end_to_end` (from
+            NumPy arrays to NumPy arrays).
+
+        Raises:
+            UsageError: An input or a number is wrong.
+            DeviceError: The network failed while running.
+        """
+        if repeat < 1 or warmup < 0:
+            raise UsageError(
+                "There must be at least one measured run", seen=f"warmup {warmup}, repeat {repeat}"
+            )
+        self._check_inputs(inputs)
+        tensors = self._feed(inputs)
+        scopes: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("device", lambda: self._execute(tensors)),
+            ("end_to_end", lambda: self.run(inputs)),
+        )
+        where = environment(self._ffi.get_global_func("runtime.NumThreads")())
+        device, end_to_end = (
+            _measure(call, scope, warmup, repeat, where) for scope, call in scopes
+        )
+        return device, end_to_end
+
+    def self_check(self, *, rtol: float | None = None, atol: float | None = None) -> Discrepancy:
+        """Run the bundle's sample and compare the outputs with the recorded ones.
+
+        Args:
+            rtol: Relative tolerance; by default the one that the bundle was accepted with.
+            atol: Absolute tolerance, likewise.
+
+        Raises:
+            BundleError: The sample is missing, damaged, or not for this network.
+            UsageError: The bundle records no tolerance and none is given.
+            DeviceError: The network failed while running.
+        """
+        recorded = self.deployment.discrepancy
+        rtol = recorded.rtol if rtol is None and recorded else rtol
+        atol = recorded.atol if atol is None and recorded else atol
+        if rtol is None or atol is None:
+            raise UsageError("The bundle records no tolerance", do="give both rtol and atol")
+        bundle.verify(self._path, [self.manifest.sample])
+        inputs, expected = bundle.load_sample(self._path, self.manifest.sample.file)
+        try:
+            actual = self.run(inputs)
+        except UsageError as error:
+            raise BundleError(
+                f"The sample of {self._path} is not for this network", seen=str(error)
+            ) from error
+        reference = recorded.reference if recorded else "the bundle's sample"
+        return compare(actual, expected, rtol=rtol, atol=atol, reference=reference)
+
+    def _check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+        specs = {spec.name: spec for spec in self.inputs}
+        wanted = "; ".join(map(str, self.inputs))
+        if set(inputs) != set(specs):
+            given = ", ".join(map(repr, inputs)) or "none"
+            raise UsageError("The inputs have the wrong names", seen=given, do=f"give {wanted}")
+        for name, spec in specs.items():
+            array = inputs[name]
+            if not isinstance(array, np.ndarray):
+                raise UsageError(
+                    f"Input {name} is not a NumPy array", seen=type(array).__name__
+                )
+            if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+                shape = "x".join(map(str, array.shape)) or "scalar"
+                raise UsageError(
+                    f"Input {name} has the wrong shape or dtype",
+                    seen=f"{shape} {array.dtype}",
+                    do=f"give {spec}",
+                )
+
+    def _feed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {
+            name: self._ffi.from_dlpack(_aligned(array), require_alignment=_ALIGNMENT_BYTES)
+            for name, array in inputs.items()
+        }
+
+    def _execute(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """All tensors by name after the last stage, on the devices that made them."""
+        values = dict(tensors)
+        for stage in self._stages:
+            values.update(stage.run(values))
+        return values
+
+    def _fetch(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        outputs = {}
+        for spec in self.outputs:
+            tensor = _to_device(self._ffi, values[spec.name], _DEVICE_TYPES["llvm"])
+            outputs[spec.name] = np.array(np.from_dlpack(tensor))
+        return outputs
+
+
+class _CompiledStage:
+    """The virtual machine of one stage, and the device that it computes on."""
+
+    def __init__(
+        self, path: Path, stage: Stage, library: Library, target: TargetSpec, ffi: Any
+    ) -> None:
+        self.stage = stage
+        self._ffi = ffi
+        self._device_type = _DEVICE_TYPES[target.kind]
+        file = path / library.file.file
+        try:
+            module = ffi.load_module(str(file))
+            machine = module["vm_load_executable"]()
+        except (RuntimeError, OSError, AttributeError, ValueError) as error:
+            raise BundleError(
+                f"{file} cannot be loaded", seen=_first_line(error), do="compile the model again"
+            ) from error
+        try:
+            self._initialize(machine)
+        except RuntimeError as error:
+            if "Cannot find ffi::Function" not in str(error):
+                raise _failed(stage, error) from error
+            # An operator outside of the core library; a machine that failed cannot be reused.
+            if not libtvm.load_extra(path / "lib"):
+                raise BundleError(
+                    f"{file} needs an operator that TVM's runtime here lacks",
+                    seen=_first_line(error),
+                    do=f"install {libtvm.EXTRA} beside {libtvm.RUNTIME}",
+                ) from error
+            machine = module["vm_load_executable"]()
+            self._initialize(machine)
+        self._main = machine["main"]
+
+    def _initialize(self, machine: Any) -> None:
+        devices = (self._device_type, 0, _POOLED_ALLOCATOR)
+        if self._device_type != _DEVICE_TYPES["llvm"]:
+            devices += (_DEVICE_TYPES["llvm"], 0, _POOLED_ALLOCATOR)  # for shapes and scalars
+        machine["vm_initialization"](*devices)
+
+    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            arguments = [
+                _to_device(self._ffi, values[spec.name], self._device_type)
+                for spec in self.stage.inputs
+            ]
+            result = self._main(*arguments)
+            _synchronize(self._ffi, self._device_type)
+        except RuntimeError as error:
+            raise _failed(self.stage, error) from error
+        outputs = (result,) if isinstance(result, self._ffi.Tensor) else tuple(result)
+        if len(outputs) != len(self.stage.outputs):
+            raise BundleError(
+                f"Stage {self.stage.index} does not return what the bundle records",
+                seen=f"{len(outputs)} outputs; recorded {len(self.stage.outputs)}",
+                do="compile the model again",
+            )
+        return {spec.name: out for spec, out in zip(self.stage.outputs, outputs, strict=True)}
+
+
+def _choose(
+    path: Path, manifest: Manifest, target: str | None, ffi: Any, packed: Path
+) -> Deployment:
+    """The deployment of that name, or the only one that fits; with reasons when there is none."""
+    misfits = {d.name: _misfit(d, ffi, packed) for d in manifest.deployments}
+    contents = "; ".join(
+        f"{name} ({misfit or 'fits'})" for name, misfit in misfits.items()
+    )
+    machine = this_machine()
+    here = f"this machine is {machine.arch} ({machine.cpu})"
+    if target is not None:
+        if target not in misfits:
+            raise BundleError(
+                f"{path} has no deployment {target}",
+                seen=f"it contains {contents or 'none'}; {here}",
+                do="name one that it contains, or compile the model for this target",
+            )
+        if misfits[target]:
+            raise BundleError(
+                f"{target} of {path} cannot run here",
+                seen=f"it {misfits[target]}; {here}",
+                do="run it on its device, or compile the model for this machine",
+            )
+        fitting = [target]
+    else:
+        fitting = [name for name, misfit in misfits.items() if not misfit]
+    if len(fitting) != 1:
+        what = "more than one deployment" if fitting else "no deployment"
+        raise BundleError(
+            f"{path} has {what} for this machine",
+            seen=f"it contains {contents or 'none'}; {here}",
+            do="name one with --target" if fitting else "compile the model for this machine",
+        )
+    return next(d for d in manifest.deployments if d.name == fitting[0])
+
+
+def _misfit(deployment: Deployment, ffi: Any, packed: Path) -> str:
+    for target in deployment.targets:
+        reason = this_machine().misfit(target.cpu)
+        if not reason and target.gpu:
+            reason = _device_misfit(target.gpu.kind, ffi, packed)
+        if reason:
+            return reason
+    return ""
+
+
+def _device_misfit(kind: str, ffi: Any, packed: Path) -> str:
+    if kind not in _DEVICE_TYPES:
+        return f"needs a {kind} device, which this runtime does not know"
+    try:
+        libtvm.load_device(kind, packed)
+    except DeviceError as error:
+        return f"needs {kind}: {error.seen}"
+    attribute_exists = 0  # DeviceAttrKind::kExist
+    query = ffi.get_global_func("runtime.GetDeviceAttr")
+    return "" if query(_DEVICE_TYPES[kind], 0, attribute_exists) else f"needs a {kind} device"
+
+
+def _target(path: Path, stage: Stage, targets: Mapping[str, TargetSpec]) -> TargetSpec:
+    if stage.target not in targets:
+        raise BundleError(
+            f"The manifest of {path} is damaged",
+            seen=f"stage {stage.index} is for {stage.target}, which is not among its targets",
+            do="compile the model again",
+        )
+    return targets[stage.target]
+
+
+def _set_threads(ffi: Any, threads: int) -> None:
+    """TVM reads the variable when its thread pool starts, which `NumThreads` makes it do."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    started = ffi.get_global_func("runtime.NumThreads")()
+    if started > threads:
+        big_cores_first = 1  # ThreadGroup::AffinityMode::kBig
+        ffi.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+    elif started < threads:
+        raise UsageError(
+            f"{threads} threads cannot be used any more",
+            seen=f"TVM's thread pool started with {started}",
+            do="choose the number of threads before the first network of the process is loaded",
+        )
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The array itself if kernels can read it as it is, else a C-contiguous, aligned copy."""
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable and array.ctypes.data % _ALIGNMENT_BYTES == 0:
+        return array
+    buffer = np.empty(array.nbytes + _ALIGNMENT_BYTES, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT_BYTES
+    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def _to_device(ffi: Any, tensor: Any, device_type: int) -> Any:
+    if tensor.device.dlpack_device_type() == device_type:
+        return tensor
+    device = ffi.device(next(k for k, v in _DEVICE_TYPES.items() if v == device_type), 0)
+    allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+    copy = allocate(ffi.Shape(tensor.shape), tensor.dtype, device, None)
+    ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, copy)
+    other = tensor.device.dlpack_device_type()
+    _synchronize(ffi, other if device_type == _DEVICE_TYPES["llvm"] else device_type)
+    return copy
+
+
+def _synchronize(ffi: Any, device_type: int) -> None:
+    """Wait for the device's default stream; the CPU computes synchronously."""
+    if device_type != _DEVICE_TYPES["llvm"]:
+        kind = next(k for k, v in _DEVICE_TYPES.items() if v == device_type)
+        ffi.get_global_func("runtime.Device_StreamSync")(ffi.device(kind, 0), 0)
+
+
+def _measure(
+    call: Callable[[], object], scope: str, warmup: int, repeat: int, where: str
+) -> Measurement:
+    for _ in range(warmup):
+        call()
+    times_s = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        call()
+        times_s.append(time.perf_counter() - start)
+    p10, median, p90 = np.percentile(times_s, (10, 50, 90))
+    return Measurement(
+        median_s=float(median),
+        p10_s=float(p10),
+        p90_s=float(p90),
+        samples=repeat,
+        scope=scope,
+        warmup=warmup,
+        environment=where,
+    )
+
+
+def _failed(stage: Stage, error: Exception) -> DeviceError:
+    return DeviceError(
+        f"Stage {stage.index} failed on {stage.target}",
+        seen=_first_line(error),
+        do="check the device's free memory, and that the bundle was compiled for this device",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

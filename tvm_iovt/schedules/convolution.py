@@ -1,0 +1,269 @@
+"""Tensor expressions of convolutions over NHWC images with weights packed in panels.
+
+A panel holds the weights of one register tile of output channels, laid out in the order in which
+the inner loop reads them. The expressions cover whole tiles only; a final cropping block drops the
+elements beyond the output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from tvm_iovt.schedules.tiles import Tile, ceil_div
+
+TEMPLATE_KEY = "tvm_iovt.template"
+TILE_KEY = "tvm_iovt.tile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv2d:
+    """Geometry of a two-dimensional convolution.
+
+    Attributes:
+        batch: Number of images.
+        in_size: Input rows and columns.
+        in_channels: Input channels of all groups.
+        out_channels: Output channels of all groups.
+        kernel: Kernel rows and columns.
+        strides: Vertical and horizontal step.
+        padding: Top, left, bottom, right.
+        dilation: Vertical and horizontal distance of kernel elements.
+        groups: Independent groups of channels.
+    """
+
+    batch: int
+    in_size: tuple[int, int]
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Output rows and columns."""
+        rows, cols = (
+            (
+                self.in_size[i]
+                + self.padding[i]
+                + self.padding[i + 2]
+                - (self.kernel[i] - 1) * self.dilation[i]
+                - 1
+            )
+            // self.strides[i]
+            + 1
+            for i in (0, 1)
+        )
+        return rows, cols
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every group has one input and one output channel."""
+        return self.groups == self.in_channels == self.out_channels and self.groups > 1
+
+    def extent_read(self, rows: int, cols: int) -> tuple[int, int]:
+        """Rows and columns of (padded) input under `rows x cols` outputs."""
+        height, width = (
+            (n - 1) * self.strides[i] + (self.kernel[i] - 1) * self.dilation[i] + 1
+            for i, n in enumerate((rows, cols))
+        )
+        return height, width
+
+
+def pack_weights(weights: np.ndarray, groups: int, panel: int) -> np.ndarray:
+    """OIHW weights (O, C/groups, KH, KW) as panels (P, KH, KW, C/groups, panel).
+
+    The output channels of each group are padded with zeros to whole panels.
+    """
+    out_channels, in_channels, rows, cols = weights.shape
+    per_group = out_channels // groups
+    panels = ceil_div(per_group, panel)
+    padded = np.zeros((groups, panels * panel, in_channels, rows, cols), weights.dtype)
+    padded[:, :per_group] = weights.reshape(groups, per_group, in_channels, rows, cols)
+    packed = padded.reshape(groups * panels, panel, in_channels, rows, cols)
+    return np.ascontiguousarray(packed.transpose(0, 3, 4, 2, 1))
+
+
+def pack_depthwise_weights(weights: np.ndarray, channels: int) -> np.ndarray:
+    """OIHW weights (C, 1, KH, KW) as (KH, KW, channels), zeros beyond C."""
+    count, _, rows, cols = weights.shape
+    padded = np.zeros((rows, cols, channels), weights.dtype)
+    padded[:, :, :count] = weights[:, 0].transpose(1, 2, 0)
+    return padded
+
+
+def _padded_image(
+    data: Any, conv: Conv2d, rows: int, cols: int, channels: int, *, channels_first: bool
+) -> Any:
+    """The zero-padded NHWC image under `rows x cols` outputs, or `data` if that is it already."""
+    height, width = conv.extent_read(rows, cols)
+    in_rows, in_cols = conv.in_size
+    top, left = conv.padding[0], conv.padding[1]
+    fits = top == left == 0 and height <= in_rows and width <= in_cols
+    if fits and channels == conv.in_channels and not channels_first:
+        return data
+    zero = tirx.const(0, data.dtype)
+
+    def element(n: Any, h: Any, w: Any, c: Any) -> Any:
+        value = data(n, c, h - top, w - left) if channels_first else data(n, h - top, w - left, c)
+        inside = []
+        if top:
+            inside.append(h >= top)
+        if height > in_rows + top:
+            inside.append(h < in_rows + top)
+        if left:
+            inside.append(w >= left)
+        if width > in_cols + left:
+            inside.append(w < in_cols + left)
+        if channels != conv.in_channels:
+            inside.append(c < conv.in_channels)
+        return tirx.if_then_else(tirx.all(*inside), value, zero) if inside else value
+
+    return te.compute((conv.batch, height, width, channels), element, name="padded")
+
+
+def conv2d_packed(
+    data: Any, weight: Any, conv: Conv2d, tile: Tile, *, channels_first: bool = False
+) -> Any:
+    """Convolution as (batch, Ho, Wo, O).
+
+    Args:
+        data: (batch, H, W, C), or (batch, C, H, W) with `channels_first`.
+        weight: Panels from `pack_weights`.
+        conv: The geometry.
+        tile: The register tile; `tile.channels` is the width of a panel.
+        channels_first: The image is NCHW; its padded copy becomes NHWC.
+    """
+    out_rows, out_cols = conv.out_size
+    rows = ceil_div(out_rows, tile.rows) * tile.rows
+    cols = ceil_div(out_cols, tile.cols) * tile.cols
+    panel = tile.channels
+    per_group_in = conv.in_channels // conv.groups
+    per_group_out = conv.out_channels // conv.groups
+    panels = ceil_div(per_group_out, panel)
+    image = _padded_image(data, conv, rows, cols, conv.in_channels, channels_first=channels_first)
+    kh = te.reduce_axis((0, conv.kernel[0]), "kh")
+    kw = te.reduce_axis((0, conv.kernel[1]), "kw")
+    ic = te.reduce_axis((0, per_group_in), "ic")
+
+    def element(n: Any, h: Any, w: Any, o: Any) -> Any:
+        first = 0 if conv.groups == 1 else o // (panels * panel) * per_group_in
+        pixel = image(
+            n,
+            h * conv.strides[0] + kh * conv.dilation[0],
+            w * conv.strides[1] + kw * conv.dilation[1],
+            first + ic,
+        )
+        return te.sum(pixel * weight(o // panel, kh, kw, ic, o % panel), axis=[kh, kw, ic])
+
+    shape = (conv.batch, rows, cols, conv.groups * panels * panel)
+    attrs = {
+        TEMPLATE_KEY: "contraction",
+        TILE_KEY: [tile.rows, tile.cols, tile.vectors, tile.lanes],
+    }
+    out = te.compute(shape, element, name="conv2d", attrs=attrs)
+    if shape == (conv.batch, out_rows, out_cols, conv.out_channels):
+        return out
+    if conv.groups == 1 or panels * panel == per_group_out:
+        return te.compute(
+            (conv.batch, out_rows, out_cols, conv.out_channels),
+            lambda n, h, w, o: out(n, h, w, o),
+            name="cropped",
+        )
+    return te.compute(
+        (conv.batch, out_rows, out_cols, conv.out_channels),
+        lambda n, h, w, o: out(
+            n, h, w, o // per_group_out * (panels * panel) + o % per_group_out
+        ),
+        name="cropped",
+    )
+
+
+def depthwise_packed(
+    data: Any,
+    weight: Any,
+    conv: Conv2d,
+    cols: int,
+    lanes: int,
+    *,
+    channels_first: bool = False,
+) -> Any:
+    """Depthwise convolution as (batch, Ho, Wo, C).
+
+    Args:
+        data: (batch, H, W, C), or (batch, C, H, W) with `channels_first`.
+        weight: (KH, KW, channels) from `pack_depthwise_weights`, `channels` a multiple of `lanes`.
+        conv: The geometry.
+        cols: Output columns computed at a time.
+        lanes: Channels computed at a time.
+        channels_first: The image is NCHW; its padded copy becomes NHWC.
+    """
+    out_rows, out_cols = conv.out_size
+    channels = int(weight.shape[2])
+    covered = ceil_div(out_cols, cols) * cols
+    image = _padded_image(data, conv, out_rows, covered, channels, channels_first=channels_first)
+    kh = te.reduce_axis((0, conv.kernel[0]), "kh")
+    kw = te.reduce_axis((0, conv.kernel[1]), "kw")
+
+    def element(n: Any, h: Any, w: Any, c: Any) -> Any:
+        pixel = image(
+            n,
+            h * conv.strides[0] + kh * conv.dilation[0],
+            w * conv.strides[1] + kw * conv.dilation[1],
+            c,
+        )
+        return te.sum(pixel * weight(kh, kw, c), axis=[kh, kw])
+
+    attrs = {TEMPLATE_KEY: "window", TILE_KEY: [1, cols, 1, lanes]}
+    shape = (conv.batch, out_rows, covered, channels)
+    out = te.compute(shape, element, name="depthwise_conv2d", attrs=attrs)
+    if shape == (conv.batch, out_rows, out_cols, conv.out_channels):
+        return out
+    return te.compute(
+        (conv.batch, out_rows, out_cols, conv.out_channels),
+        lambda n, h, w, c: out(n, h, w, c),
+        name="cropped",
+    )
+
+
+def matmul_packed(data: Any, weight: Any, out_features: int, tile: Tile) -> Any:
+    """Matrix product (..., K) x packed (K, N) as (..., N).
+
+    Args:
+        data: Activations of any rank >= 1; the leading axes are rows.
+        weight: (panels, K, tile.channels).
+        out_features: N.
+        tile: The register tile; it covers `tile.cols` rows of the last leading axis.
+    """
+    lead = [int(extent) for extent in data.shape[:-1]]
+    depth = int(data.shape[-1])
+    panel = tile.channels
+    padded = ceil_div(out_features, panel) * panel
+    covered = [*lead[:-1], ceil_div(lead[-1], tile.cols) * tile.cols] if lead else []
+    source = data
+    if covered != lead:
+        zero = tirx.const(0, data.dtype)
+        source = te.compute(
+            (*covered, depth),
+            lambda *i: tirx.if_then_else(i[len(lead) - 1] < lead[-1], data(*i), zero),
+            name="padded",
+        )
+    k = te.reduce_axis((0, depth), "k")
+    attrs = {TEMPLATE_KEY: "contraction", TILE_KEY: [1, tile.cols, tile.vectors, tile.lanes]}
+    out = te.compute(
+        (*covered, padded),
+        lambda *i: te.sum(
+            source(*i[:-1], k) * weight(i[-1] // panel, k, i[-1] % panel), axis=[k]
+        ),
+        name="matmul",
+        attrs=attrs,
+    )
+    if (*covered, padded) == (*lead, out_features):
+        return out
+    return te.compute((*lead, out_features), lambda *i: out(*i), name="cropped")

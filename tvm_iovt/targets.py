@@ -1,0 +1,216 @@
+"""From the names after `--targets` to `TargetSpec`s.
+
+A target is a TOML file; `targets/README.md` is its reference. Names may carry two suffixes:
+`cuda:sm_90` overrides the GPU architecture (of the host: its x86-64 level, `host:x86-64-v3`), and
+`cuda@arm` names the CPU target that launches the kernels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from tvm_iovt import host_cpu, resources
+from tvm_iovt.errors import TargetError
+from tvm_iovt.types import CpuSpec, GpuSpec, TargetSpec
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_NAME = re.compile(r"(?P<base>[^:@]+)(:(?P<arch>[^:@]+))?(@(?P<host>.+))?")
+_ARCHES = ("x86_64", "aarch64", "armv7l")
+_CUDA_ARCH = re.compile(r"sm_\d{2,3}[af]?")
+
+
+def names() -> tuple[str, ...]:
+    """Names of all targets that can be found, the shipped ones and the user's."""
+    folders = resources.search_path("targets")
+    return tuple(sorted({path.stem for folder in folders for path in folder.glob("*.toml")}))
+
+
+def load(name: str) -> TargetSpec:
+    """The target of that name, or of that TOML file.
+
+    A GPU target without a CPU of its own is launched by this machine, unless the name says
+    otherwise (`cuda@arm`).
+
+    Raises:
+        TargetError: There is no such target, or its file is wrong.
+    """
+    match = _NAME.fullmatch(name.strip())
+    if match is None:
+        raise TargetError(f"{name!r} is not a target name", do="write NAME, NAME:ARCH or NAME@HOST")
+    spec, has_cpu = _read(_find(match["base"]), match["base"])
+    if match["arch"]:
+        spec = _with_arch(spec, match["arch"])
+    if match["host"]:
+        if spec.gpu is None:
+            raise TargetError(f"{name}: only GPU targets have a host", do=f"use {match['base']}")
+        spec = dataclasses.replace(spec, cpu=load(match["host"]).cpu)
+    elif spec.gpu is not None and not has_cpu:
+        spec = dataclasses.replace(spec, cpu=host_cpu.detect())
+    return dataclasses.replace(spec, name=name.strip())
+
+
+def load_all(text: str) -> tuple[TargetSpec, ...]:
+    """Targets of a comma-separated list such as `arm,cuda`.
+
+    A GPU target that does not say what launches it is launched by the one CPU target of the list,
+    since the two are then parts of one board.
+
+    Raises:
+        TargetError: The list is empty, repeats a name, or leaves a GPU target's host ambiguous.
+    """
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise TargetError("No target was named", do="for example --targets host,arm")
+    repeated = sorted({name for name in wanted if wanted.count(name) > 1})
+    if repeated:
+        raise TargetError(f"Targets named twice: {', '.join(repeated)}", do="name each target once")
+    specs = [load(name) for name in wanted]
+    cpus = [spec for spec in specs if spec.gpu is None]
+    return tuple(_attach_host(spec, cpus) for spec in specs)
+
+
+def _attach_host(spec: TargetSpec, cpus: list[TargetSpec]) -> TargetSpec:
+    match = _NAME.fullmatch(spec.name)
+    assert match is not None
+    if spec.gpu is None or match["host"] or not cpus or _read(_find(match["base"]), "")[1]:
+        return spec
+    if len(cpus) > 1:
+        choices = " or ".join(f"{spec.name}@{cpu.name}" for cpu in cpus)
+        raise TargetError(
+            f"{spec.name} needs a CPU that launches its kernels, and several are named",
+            seen=", ".join(cpu.name for cpu in cpus),
+            do=f"write {choices}",
+        )
+    return dataclasses.replace(spec, cpu=cpus[0].cpu)
+
+
+def _find(base: str) -> Path:
+    if base.endswith(".toml"):
+        path = Path(base)
+        if path.is_file():
+            return path
+        raise TargetError(f"There is no target file {base}", do="give the path of a TOML file")
+    for folder in resources.search_path("targets"):
+        path = folder / f"{base}.toml"
+        if path.is_file():
+            return path
+    raise TargetError(
+        f"There is no target {base!r}",
+        seen="known targets: " + ", ".join(names()),
+        do="correct the name, or describe your board in a TOML file: `tvm-iovt targets` shows where",
+    )
+
+
+def _read(path: Path, name: str) -> tuple[TargetSpec, bool]:
+    """The target in a file, and whether the file describes its CPU."""
+    try:
+        with path.open("rb") as stream:
+            table = tomllib.load(stream)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"Cannot read the target {path}", seen=str(error)) from error
+    optional = {"name", "cpu", "gpu", "source", "cross_compiler"}
+    _fields(table, TargetSpec, path, "", optional=optional)
+    for section in ("cpu", "gpu"):
+        if not isinstance(table.get(section, {}), dict):
+            raise _wrong(path, section, table[section], f"make it a table, [{section}]")
+    has_cpu = "cpu" in table
+    cpu = _read_cpu(table.get("cpu", {"arch": "native"}), path)
+    gpu = None
+    if "gpu" in table:
+        gpu = GpuSpec(**_fields(table["gpu"], GpuSpec, path, "gpu."))
+        if gpu.kind not in ("cuda", "vulkan"):
+            raise _wrong(path, "gpu.kind", gpu.kind, 'write "cuda" or "vulkan"')
+        if gpu.kind == "cuda" and not _CUDA_ARCH.fullmatch(gpu.arch):
+            raise _wrong(path, "gpu.arch", gpu.arch, "write it as sm_87")
+    if gpu is None and not has_cpu:
+        raise TargetError(f"{path} describes neither a [cpu] nor a [gpu]", do="add one")
+    spec = TargetSpec(
+        name=name,
+        description=table.get("description", ""),
+        cpu=cpu,
+        gpu=gpu,
+        cross_compiler=table.get("cross_compiler", ""),
+        source=str(path),
+    )
+    return spec, has_cpu
+
+
+def _read_cpu(table: dict[str, Any], path: Path) -> CpuSpec:
+    table = dict(table)
+    if table.get("arch") == "native":
+        known = {f.name for f in dataclasses.fields(CpuSpec)}
+        overrides = _fields(table, CpuSpec, path, "cpu.", optional=known)
+        del overrides["arch"]
+        return dataclasses.replace(host_cpu.detect(), **overrides)
+    cpu = CpuSpec(**_fields(table, CpuSpec, path, "cpu.", optional={"mattr", "features"}))
+    if cpu.arch not in _ARCHES:
+        raise _wrong(path, "cpu.arch", cpu.arch, f"one of {', '.join(_ARCHES)}")
+    return cpu
+
+
+def _fields(
+    table: dict[str, Any],
+    cls: type[Any],
+    path: Path,
+    prefix: str,
+    *,
+    optional: Collection[str] = (),
+) -> dict[str, Any]:
+    """The table as arguments of `cls`; unknown, missing and mistyped keys are errors."""
+    fields = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    unknown = sorted(set(table) - set(fields))
+    if unknown:
+        raise _wrong(path, prefix + unknown[0], table[unknown[0]], f"known: {', '.join(fields)}")
+    missing = sorted(set(fields) - set(table) - set(optional))
+    if missing:
+        raise _wrong(path, prefix + missing[0], "nothing", "add it; targets/README.md explains it")
+    arguments = {}
+    for key, value in table.items():
+        kind = fields.get(key, "")
+        if kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
+            raise _wrong(path, prefix + key, value, "write a positive whole number")
+        if kind == "str" and not isinstance(value, str):
+            raise _wrong(path, prefix + key, value, "write a text in quotes")
+        if kind.startswith("tuple"):
+            if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+                raise _wrong(path, prefix + key, value, 'write a list of texts, ["+neon"]')
+            value = tuple(value)
+        arguments[key] = value
+    return arguments
+
+
+def _with_arch(spec: TargetSpec, arch: str) -> TargetSpec:
+    if spec.gpu is not None:
+        if spec.gpu.kind == "cuda" and not _CUDA_ARCH.fullmatch(arch):
+            raise TargetError(
+                f"{spec.name}:{arch} names no CUDA architecture",
+                seen=arch,
+                do="write the compute capability as sm_87, for example cuda:sm_87",
+            )
+        return dataclasses.replace(spec, gpu=dataclasses.replace(spec.gpu, arch=arch))
+    if spec.cpu.arch != "x86_64" or arch not in host_cpu.X86_LEVELS:
+        raise TargetError(
+            f"{spec.name}:{arch} cannot be built",
+            seen=f"{spec.name} is a {spec.cpu.arch} CPU",
+            do=f"x86-64 takes {', '.join(host_cpu.X86_LEVELS)}; for another ARM core write a "
+            "target file",
+        )
+    features = host_cpu.X86_LEVELS[arch]
+    bits, registers = host_cpu.vector_bits("x86_64", frozenset(features))
+    cpu = dataclasses.replace(
+        spec.cpu, mcpu=arch, features=features, vector_bits=bits, vector_registers=registers
+    )
+    return dataclasses.replace(spec, cpu=cpu)
+
+
+def _wrong(path: Path, key: str, value: object, do: str) -> TargetError:
+    return TargetError(f"{path}: {key} is wrong", seen=repr(value), do=do)

@@ -1,0 +1,387 @@
+"""The values that flow between modules: frozen, with units in their names, to and from JSON.
+
+JSON objects of the top-level types carry `{"schema": "tvm-iovt/<thing>/<major>"}`; reading an
+unknown major version is an error that names both versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types as _types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tvm_iovt.errors import IovtError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Name, shape and dtype of a network input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes, dense and unpadded."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{self.name} {'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuSpec:
+    """The CPU that runs a stage, or that launches the kernels of a GPU stage.
+
+    Attributes:
+        arch: `x86_64`, `aarch64` or `armv7l`, as `uname -m` prints it.
+        triple: LLVM triple, e.g. `aarch64-linux-gnu`.
+        mcpu: CPU name as LLVM knows it; `native` is resolved when the code is generated.
+        mattr: LLVM feature switches such as `+neon`.
+        features: Flags of `/proc/cpuinfo` that the machine must show to run the code.
+        cores: Worker threads to plan for.
+        vector_bits: Width of one SIMD register.
+        vector_registers: Number of architectural SIMD registers.
+        l1d_bytes: Level-1 data cache of one core.
+        l2_bytes: Level-2 cache that one core can use.
+    """
+
+    arch: str
+    triple: str
+    mcpu: str
+    mattr: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    cores: int
+    vector_bits: int
+    vector_registers: int
+    l1d_bytes: int
+    l2_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSpec:
+    """The GPU of a stage. `arch` names the instruction set of the embedded binary (`sm_87`)."""
+
+    kind: str
+    arch: str
+    max_threads_per_block: int
+    max_shared_memory_per_block_bytes: int
+    thread_warp_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """A device to compile for.
+
+    Attributes:
+        name: As the user wrote it, e.g. `arm` or `cuda:sm_90`.
+        description: One line for listings.
+        cpu: The CPU; of a GPU target, the one that launches its kernels.
+        gpu: The GPU, if the target is one.
+        cross_compiler: Linker command to prefer over those found on `PATH`.
+        source: Where the numbers come from (a file, or `detected`).
+    """
+
+    name: str
+    description: str
+    cpu: CpuSpec
+    gpu: GpuSpec | None = None
+    cross_compiler: str = ""
+    source: str = ""
+
+    @property
+    def kind(self) -> str:
+        """TVM's code generator: `llvm`, `cuda` or `vulkan`."""
+        return self.gpu.kind if self.gpu else "llvm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpCost:
+    """Work and traffic of one operator. A multiply-add counts as two FLOPs.
+
+    `bytes_in` and `bytes_out` are activations; weights are traffic too (`bytes_weights`).
+    """
+
+    index: int
+    name: str
+    op: str
+    flops: int
+    bytes_in: int
+    bytes_out: int
+    bytes_weights: int
+    dtype: str
+    shape_out: tuple[int, ...] = ()
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity in FLOPs a byte (Roofline, doi 10.1145/1498765.1498785)."""
+        moved = self.bytes_in + self.bytes_out + self.bytes_weights
+        return self.flops / moved if moved else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a pass did, or refused to do, and why.
+
+    Attributes:
+        transform: Name of the pass, e.g. `RestoreClip`.
+        subject: The operator or group of operators.
+        applied: Whether the rewrite was made.
+        reason: Why it was made or refused, in the user's terms.
+    """
+
+    transform: str
+    subject: str
+    applied: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A contiguous run of operators `[first, last]` on one target."""
+
+    index: int
+    target: str
+    first: int
+    last: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionPlan:
+    """Which stage runs where, and why."""
+
+    stages: tuple[Stage, ...]
+    objective: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputDiscrepancy:
+    """One output against the reference.
+
+    Attributes:
+        name: Output name.
+        max_abs: Largest `|y - r|`.
+        max_rel: Largest `|y - r| / |r|` over the elements with `|r| > atol / rtol`, where the
+            relative part of the tolerance governs; 0 when there are none.
+        cosine: Cosine similarity of the flattened tensors.
+        violations: Number of elements with `|y - r| > atol + rtol * |r|`, NaN included.
+        elements: Number of elements compared.
+    """
+
+    name: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    violations: int
+    elements: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every element is within tolerance."""
+        return self.violations == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discrepancy:
+    """All outputs against the reference, with the tolerance that was applied."""
+
+    outputs: tuple[OutputDiscrepancy, ...]
+    rtol: float
+    atol: float
+    reference: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output passed."""
+        return all(output.passed for output in self.outputs)
+
+    @property
+    def worst(self) -> OutputDiscrepancy:
+        """The output with the most violations, then the largest absolute error."""
+        return max(self.outputs, key=lambda o: (o.violations, o.max_abs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A latency measured over `samples` runs after `warmup` runs.
+
+    `scope` is `device` (kernels alone) or `end_to_end` (with copies in and out).
+    """
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+    samples: int
+    scope: str
+    warmup: int
+    environment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file of a bundle, relative to its folder."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """The compiled code of one stage, parameters inside."""
+
+    stage: int
+    file: FileRecord
+    device: str
+    parameters_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One way to run the network: a plan and its libraries, for one target (or several).
+
+    `verified` says how the outputs were compared with the reference, or why they were not.
+    """
+
+    name: str
+    targets: tuple[TargetSpec, ...]
+    plan: PartitionPlan
+    libraries: tuple[Library, ...]
+    verified: str
+    discrepancy: Discrepancy | None = None
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How an image becomes the network's input: RGB -> resize -> crop -> (x - mean) / std.
+
+    Attributes:
+        name: The preset it came from, or `custom`.
+        resize: Short side after resizing in pixels; 0 resizes to the input size directly.
+        mean: Subtracted per channel, on the 0..255 scale.
+        std: Divided by per channel, on the 0..255 scale.
+        channels: `RGB`, `BGR` or `L` (grey).
+    """
+
+    name: str
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything needed to load, check and explain a bundle."""
+
+    SCHEMA: typing.ClassVar[str] = "tvm-iovt/manifest/1"
+
+    tool_version: str
+    tvm_version: str
+    tvm_ffi_version: str
+    created: str
+    model_name: str
+    model_sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    deployments: tuple[Deployment, ...]
+    sample: FileRecord
+    report: FileRecord
+    operators: tuple[OpCost, ...]
+    decisions: tuple[Decision, ...]
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass (or a container of them) as plain JSON values, with its schema if it has one."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        schema = getattr(type(value), "SCHEMA", None)
+        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"schema": schema, **fields} if schema else fields
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def from_json(cls: type[T], data: Any) -> T:
+    """The inverse of `to_json`.
+
+    Raises:
+        IovtError: The schema is missing or of another major version, a field is missing or
+            unknown, or a value has the wrong type.
+    """
+    schema = getattr(cls, "SCHEMA", None)
+    if schema is not None:
+        found = data.get("schema") if isinstance(data, dict) else None
+        if found != schema:
+            raise IovtError(
+                f"This is not a {schema.split('/')[1]} that this version can read",
+                seen=f"schema {found!r}; this version reads {schema!r}",
+                do="use the tvm-iovt version that wrote it, or compile the model again",
+            )
+        data = {key: item for key, item in data.items() if key != "schema"}
+    return typing.cast(T, _decode(cls, data, cls.__name__))
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, _types.UnionType):
+        if data is None and type(None) in arguments:
+            return None
+        (inner,) = (a for a in arguments if a is not type(None))
+        return _decode(inner, data, where)
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise _wrong(where, "a list", data)
+        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(typing.cast("type[Any]", kind), data, where)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
+        raise _wrong(where, kind.__name__, data)
+    return data
+
+
+def _decode_dataclass(cls: type[Any], data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise _wrong(where, f"a {cls.__name__} object", data)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(data) - set(fields))
+    missing = sorted(
+        name
+        for name, f in fields.items()
+        if name not in data
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    )
+    if unknown or missing:
+        parts = []
+        if missing:
+            parts.append(f"missing {', '.join(missing)}")
+        if unknown:
+            parts.append(f"unknown {', '.join(unknown)} (known: {', '.join(fields)})")
+        raise IovtError(f"{where} has the wrong fields", seen="; ".join(parts))
+    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in data.items()})
+
+
+def _wrong(where: str, wanted: str, data: Any) -> IovtError:
+    return IovtError(f"{where} should be {wanted}", seen=f"{type(data).__name__} {data!r:.80}")
