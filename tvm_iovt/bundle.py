@@ -211,7 +211,7 @@ def save_sample(
             )
     path = folder / SAMPLE
     with _writing(path, sum(value.nbytes for value in arrays.values())), path.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+        np.savez(stream, allow_pickle=False, **arrays)
     return record(folder, SAMPLE)
 
 

@@ -313,7 +313,8 @@ def _open(path: Path, preprocess: Preprocess) -> Image.Image:
 
     try:
         with Image.open(path) as image:
-            return image.convert("L" if preprocess.channels == "L" else "RGB")
+            pixels: Image.Image = image.convert("L" if preprocess.channels == "L" else "RGB")
+            return pixels
     except FileNotFoundError as error:
         raise UsageError(f"There is no image {path}") from error
     except UnidentifiedImageError as error:
@@ -326,15 +327,15 @@ def _open(path: Path, preprocess: Preprocess) -> Image.Image:
 def _resize_and_crop(
     image: Image.Image, resize: int, height: int, width: int
 ) -> npt.NDArray[np.float32]:
-    """Pixels 0..255 as float32 `[height, width, channels]`; sizes truncate as torchvision's do."""
+    """Pixels 0..255 as float32 `[height, width, channels]`."""
     from PIL import Image
 
     bilinear = Image.Resampling.BILINEAR
     if resize:
-        scale = resize / min(image.size)
-        size = tuple(max(int(side * scale), resize) for side in image.size)
-        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-        image = image.resize((size[0], size[1]), bilinear)
+        short = min(image.size)
+        resized_width, resized_height = (round(side * resize / short) for side in image.size)
+        left, top = (resized_width - width) // 2, (resized_height - height) // 2
+        image = image.resize((resized_width, resized_height), bilinear)
         image = image.crop((left, top, left + width, top + height))
     elif image.size != (width, height):
         image = image.resize((width, height), bilinear)

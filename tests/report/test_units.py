@@ -36,10 +36,11 @@ def test_flops_macs_and_counts():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0, "0.0 s"),
+        (0.0, "0 s"),
         (0.0032, "3.20 ms"),
         (0.0123, "12.3 ms"),
         (45e-6, "45.0 µs"),
+        (0.4567, "457 ms"),
         (1.5, "1.50 s"),
         (0.99999, "1.00 s"),
         (59.96, "1 min 00 s"),
@@ -86,8 +87,14 @@ def test_errors_and_cosine():
     assert units.format_error(5.5e-6) == "5.5e-06"
     assert units.format_cosine(1.0) == "1"
     assert units.format_cosine(0.9999996) == "0.9999996"
-    assert units.format_cosine(1 - 1e-12) == "1 - 1e-12"
+    assert units.format_cosine(1 - 1e-12) == "1-1e-12"
+    assert units.format_cosine(0.93) == "0.93"
     assert units.format_cosine(math.nan) == "nan"
+
+
+def test_range_shares_the_unit_of_its_upper_end():
+    assert units.format_seconds_range(0.0119, 0.0138) == "11.9 .. 13.8 ms"
+    assert units.format_seconds_range(0.0009, 0.0012) == "0.90 .. 1.20 ms"
 
 
 def test_shapes():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -56,3 +57,18 @@ class OnnxReference:
                 do="check the model with `tvm-iovt inspect`; --no-verify compiles it unchecked",
             ) from error
         return dict(zip(names, values, strict=True))
+
+
+def load_reference(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> OnnxReference:
+    """The reference of a model file, with its inputs fixed to `shapes`.
+
+    Raises:
+        ModelError: The file cannot be read, or the shapes do not fit it.
+    """
+    from tvm_iovt.frontend.batch_norm import normalize_batch_norms
+    from tvm_iovt.frontend.onnx_model import load_onnx
+    from tvm_iovt.frontend.shapes import fix_shapes
+
+    model = fix_shapes(load_onnx(path), shapes)
+    normalize_batch_norms(model)
+    return OnnxReference(model)

@@ -25,6 +25,7 @@ from tvm_iovt.report.units import (
     format_flops,
     format_percent,
     format_seconds,
+    format_seconds_range,
     format_shape,
     printable,
 )
@@ -154,22 +155,22 @@ def operator_table(operators: Sequence[OpCost]) -> Table:
 
 def deployments_table(deployments: Iterable[Deployment]) -> Table:
     """What was built for which target, whether it is right, and how fast it is."""
-    table = _table("Deployments")
+    table = _table("Deployments", leading=1)
     table.add_column("Deployment", overflow="fold")
-    table.add_column("Target", overflow="fold")
     table.add_column("Libraries", overflow="fold")
     table.add_column("Outputs", overflow="fold")
     table.add_column("Latency", overflow="fold")
     for deployment in deployments:
+        name = Text(printable(deployment.name), style="bold")
+        for target in deployment.targets:
+            for line in _target_lines(target, deployment.name):
+                name.append(f"\n{printable(line)}", style="not bold")
+        libraries = []
+        for library in deployment.libraries:
+            libraries += [library.file.file, format_bytes(library.file.size_bytes)]
         table.add_row(
-            Text(printable(deployment.name), style="bold"),
-            _text(*(line for target in deployment.targets for line in _target_lines(target))),
-            _text(
-                *(
-                    f"{library.file.file} {format_bytes(library.file.size_bytes)}"
-                    for library in deployment.libraries
-                )
-            ),
+            name,
+            _text(*libraries),
             _outputs_cell(deployment),
             _text(*latency_lines(deployment.measurement)),
         )
@@ -177,12 +178,12 @@ def deployments_table(deployments: Iterable[Deployment]) -> Table:
 
 
 def latency_lines(measurement: Measurement | None) -> tuple[str, ...]:
-    """`("12.3 ms", "[12.1 ms .. 13.0 ms]", "end to end, 50 runs")`."""
+    """`("12.3 ms", "[12.1 .. 13.0 ms]", "end to end, 50 runs")`."""
     if measurement is None:
         return ("not measured",)
     return (
         format_seconds(measurement.median_s),
-        f"[{format_seconds(measurement.p10_s)} .. {format_seconds(measurement.p90_s)}]",
+        f"[{format_seconds_range(measurement.p10_s, measurement.p90_s)}]",
         f"{measurement.scope.replace('_', ' ')}, {measurement.samples} runs",
     )
 
@@ -256,7 +257,7 @@ def decisions_list(decisions: Sequence[Decision], *, every: bool = False) -> Gro
     return Group(*parts)
 
 
-def _table(title: str, note: str = "") -> Table:
+def _table(title: str, *, note: str = "", leading: int = 0) -> Table:
     return _PlainTable(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -265,6 +266,7 @@ def _table(title: str, note: str = "") -> Table:
         header_style="bold",
         show_edge=False,
         pad_edge=False,
+        leading=leading,
     )
 
 
@@ -276,10 +278,11 @@ def _verdict(passed: bool) -> Text:
     return Text("passed", "green") if passed else Text("FAILED", "bold red")
 
 
-def _target_lines(target: TargetSpec) -> tuple[str, ...]:
+def _target_lines(target: TargetSpec, deployment: str) -> list[str]:
+    lines = [target.name] if target.name != deployment else []
     if target.gpu:
-        return target.name, f"{target.gpu.kind} {target.gpu.arch}", target.cpu.triple
-    return target.name, target.cpu.triple, target.cpu.mcpu
+        return [*lines, f"{target.gpu.kind} {target.gpu.arch}", target.cpu.triple]
+    return [*lines, target.cpu.triple, target.cpu.mcpu]
 
 
 def _processor(target: TargetSpec) -> str:
@@ -304,7 +307,7 @@ def _outputs_cell(deployment: Deployment) -> Text:
             f"cosine {format_cosine(min(o.cosine for o in discrepancy.outputs))}",
         ]
         if worst.violations:
-            lines.append(f"worst {worst.name}: {worst.violations} of {worst.elements} outside")
+            lines.append(f"{worst.name}: {worst.violations} of {worst.elements} outside")
     for line in filter(None, lines):
         cell.append(f"\n{printable(line)}", style="default")
     return cell

@@ -29,20 +29,22 @@ def format_count(count: int) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """`0.0032` -> `3.2 ms`; minutes and hours above 60 s."""
+    """`0.0032` -> `3.20 ms`; minutes and hours above 60 s."""
     if not math.isfinite(seconds):
         return str(seconds)
     if seconds >= 59.95:
         minutes, rest = divmod(round(seconds), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-    for step, prefix in enumerate(_SMALL):
-        scaled = seconds * 1000**step
-        # 0.99995 s prints as 1000.0 ms unless rounding is looked at first.
-        if scaled >= 0.99995 or seconds == 0 or step == len(_SMALL) - 1:
-            digits = 1 if scaled >= 9.95 or seconds == 0 else 2
-            return f"{scaled:.{digits}f} {prefix}s"
-    raise AssertionError(seconds)
+    step = _prefix_of_seconds(seconds)
+    return f"{_three_digits(seconds * 1000**step)} {_SMALL[step]}s"
+
+
+def format_seconds_range(low_s: float, high_s: float) -> str:
+    """`(0.0031, 0.0042)` -> `3.10 .. 4.20 ms`: both ends in the unit of the upper one."""
+    step = _prefix_of_seconds(high_s)
+    low, high = (_three_digits(seconds * 1000**step) for seconds in (low_s, high_s))
+    return f"{low} .. {high} {_SMALL[step]}s"
 
 
 def format_percent(fraction: float) -> str:
@@ -58,11 +60,10 @@ def format_error(value: float) -> str:
 
 
 def format_cosine(value: float) -> str:
-    """`0.9999996` -> `0.9999996`; rounding never turns a difference into 1."""
-    if value == 1:
-        return "1"
-    text = f"{value:.7f}"
-    return "1 - " + f"{1 - value:.0e}" if text == "1.0000000" and value < 1 else text
+    """`0.9999996` -> `0.9999996`, `1 - 2e-11` -> `1-2e-11`: a difference never rounds to 1."""
+    if 0.99999995 <= value < 1:
+        return f"1-{1 - value:.0e}"
+    return f"{value:.7g}"
 
 
 def format_shape(shape: tuple[int | str, ...]) -> str:
@@ -87,3 +88,18 @@ def _scaled(value: int, unit: str) -> str:
         magnitude += 1
     text = f"{scaled:.1f}" if magnitude else f"{value}"
     return f"{text} {_LARGE[magnitude]}{unit}"
+
+
+def _prefix_of_seconds(seconds: float) -> int:
+    """Index into `_SMALL` of the first prefix that leaves at least 1 before the point."""
+    for step in range(len(_SMALL)):
+        # 0.999 s would print as 999 ms and 0.9999 s as 1000 ms: rounding decides.
+        if seconds * 1000**step >= 0.9995:
+            return step
+    return 0 if seconds == 0 else len(_SMALL) - 1
+
+
+def _three_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:.0f}"

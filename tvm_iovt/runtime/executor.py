@@ -182,9 +182,7 @@ class Executor:
         for name, spec in specs.items():
             array = inputs[name]
             if not isinstance(array, np.ndarray):
-                raise UsageError(
-                    f"Input {name} is not a NumPy array", seen=type(array).__name__
-                )
+                raise UsageError(f"Input {name} is not a NumPy array", seen=type(array).__name__)
             if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
                 shape = "x".join(map(str, array.shape)) or "scalar"
                 raise UsageError(
@@ -248,9 +246,9 @@ class _CompiledStage:
         self._main = machine["main"]
 
     def _initialize(self, machine: Any) -> None:
-        devices = (self._device_type, 0, _POOLED_ALLOCATOR)
+        devices = [self._device_type, 0, _POOLED_ALLOCATOR]
         if self._device_type != _DEVICE_TYPES["llvm"]:
-            devices += (_DEVICE_TYPES["llvm"], 0, _POOLED_ALLOCATOR)  # for shapes and scalars
+            devices += [_DEVICE_TYPES["llvm"], 0, _POOLED_ALLOCATOR]  # for shapes and scalars
         machine["vm_initialization"](*devices)
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,9 +276,7 @@ def _choose(
 ) -> Deployment:
     """The deployment of that name, or the only one that fits; with reasons when there is none."""
     misfits = {d.name: _misfit(d, ffi, packed) for d in manifest.deployments}
-    contents = "; ".join(
-        f"{name} ({misfit or 'fits'})" for name, misfit in misfits.items()
-    )
+    contents = "; ".join(f"{name} ({misfit or 'fits'})" for name, misfit in misfits.items())
     machine = this_machine()
     here = f"this machine is {machine.arch} ({machine.cpu})"
     if target is not None:
@@ -371,7 +367,7 @@ def _aligned(array: np.ndarray) -> np.ndarray:
 def _to_device(ffi: Any, tensor: Any, device_type: int) -> Any:
     if tensor.device.dlpack_device_type() == device_type:
         return tensor
-    device = ffi.device(next(k for k, v in _DEVICE_TYPES.items() if v == device_type), 0)
+    device = ffi.device(device_type, 0)
     allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
     copy = allocate(ffi.Shape(tensor.shape), tensor.dtype, device, None)
     ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, copy)
@@ -383,8 +379,7 @@ def _to_device(ffi: Any, tensor: Any, device_type: int) -> Any:
 def _synchronize(ffi: Any, device_type: int) -> None:
     """Wait for the device's default stream; the CPU computes synchronously."""
     if device_type != _DEVICE_TYPES["llvm"]:
-        kind = next(k for k, v in _DEVICE_TYPES.items() if v == device_type)
-        ffi.get_global_func("runtime.Device_StreamSync")(ffi.device(kind, 0), 0)
+        ffi.get_global_func("runtime.Device_StreamSync")(ffi.device(device_type, 0), 0)
 
 
 def _measure(

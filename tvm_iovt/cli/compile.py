@@ -1,0 +1,83 @@
+"""`tvm-iovt compile`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from tvm_iovt.cli.options import common_options, input_shape_option, print_json
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--targets", default="host", show_default=True, help="Comma-separated: host,arm.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL.iovt here.")
+@input_shape_option
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--verify/--no-verify", default=True, help="Compare with the reference (default).")
+@click.option("--keep", is_flag=True, help="Keep a bundle whose comparison failed (still exit 6).")
+@click.option("--emulate", is_flag=True, help="Run foreign CPU targets too, under qemu-user.")
+@click.option("--rtol", type=float, help="Relative tolerance of the comparison.")
+@click.option("--atol", type=float, help="Absolute tolerance of the comparison.")
+@click.option(
+    "--sample",
+    type=click.Path(path_type=Path),
+    help="Image or .npz to verify with and to ship; default: seeded random numbers.",
+)
+@click.option("--preprocess", default="", help="Image preset to ship; see `tvm-iovt run --help`.")
+@click.option("--cross-compiler", default="", help="Linker command, over those that are found.")
+@common_options
+def compile_command(
+    model: Path,
+    targets: str,
+    output: Path | None,
+    input_shapes: tuple[str, ...],
+    overwrite: bool,
+    verify: bool,
+    keep: bool,
+    emulate: bool,
+    rtol: float | None,
+    atol: float | None,
+    sample: Path | None,
+    preprocess: str,
+    cross_compiler: str,
+    as_json: bool,
+    verbosity: int,
+) -> None:
+    """Compile MODEL for every target and write one bundle that is proven right.
+
+    MODEL is an .onnx file, or a .pt2 file from torch.export.save. The outputs of every target
+    that can run here are compared with the reference; a difference beyond the tolerance is an
+    error (exit 6) and leaves no bundle.
+    """
+    from tvm_iovt.cli.progress import steps
+    from tvm_iovt.compiler import ATOL, RTOL, CompileOptions, compile_model
+    from tvm_iovt.frontend.shapes import parse_input_shapes
+    from tvm_iovt.report import tables
+    from tvm_iovt.types import to_json
+
+    options = CompileOptions(
+        targets=targets,
+        input_shapes=parse_input_shapes(input_shapes),
+        output=output,
+        overwrite=overwrite,
+        verify=verify,
+        keep=keep,
+        emulate=emulate,
+        rtol=RTOL if rtol is None else rtol,
+        atol=ATOL if atol is None else atol,
+        sample=sample,
+        preprocess=preprocess,
+        cross_compiler=cross_compiler,
+    )
+    with steps() as progress:
+        result = compile_model(model, options, progress=progress)
+    if as_json:
+        print_json({"bundle": str(result.path), "manifest": to_json(result.manifest)})
+        return
+    tables.render(tables.deployments_table(result.manifest.deployments), sys.stdout)
+    if verbosity:
+        tables.render(tables.decisions_table(result.manifest.decisions), sys.stdout)
+    click.echo(f"wrote {result.path}  (report: {result.path / 'report.html'})")

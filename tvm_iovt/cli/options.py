@@ -1,0 +1,81 @@
+"""The options that all verbs share, each defined once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tvm_iovt.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _load_config(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    """Make the verb's table of a TOML file the defaults of its flags."""
+    if value is None:
+        return
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        with value.open("rb") as stream:
+            tables = tomllib.load(stream)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"Cannot read the configuration {value}", seen=str(error)) from error
+    table = tables.get(ctx.info_name or "", {})
+    known = {p.name: p for p in ctx.command.params if p.name != "config"}
+    flags = {key.replace("-", "_"): item for key, item in table.items()}
+    unknown = sorted(set(flags) - set(known))
+    if unknown:
+        raise UsageError(
+            f"{value}: [{ctx.info_name}] has an unknown key {unknown[0]!r}",
+            do="the keys are the verb's flags: " + ", ".join(sorted(filter(None, known))),
+        )
+    ctx.default_map = {**(ctx.default_map or {}), **flags}
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="TOML file with a table named after the verb; its keys are the verb's flags.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, and nothing else, on stdout."
+)
+
+verbose_option = click.option(
+    "-v",
+    "verbosity",
+    count=True,
+    help="Explain decisions; twice: show the trace of an error.",
+)
+
+input_shape_option = click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME=D0xD1x...",
+    help="Static shape of an input that the model leaves open; repeat for each input.",
+)
+
+
+def common_options(function: F) -> F:
+    """`--json`, `-v` and `--config`, in that order in the help."""
+    for option in (config_option, verbose_option, json_option):
+        function = option(function)
+    return function
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,67 @@
+"""`tvm-iovt run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tvm_iovt.cli.options import common_options, print_json
+
+
+@click.command("run")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
+@click.option("--target", help="Deployment to run; default: the one that fits this machine.")
+@click.option("-k", "--top", default=5, show_default=True, help="Classes to print an image.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line.")
+@click.option("--preprocess", default="", help="Image preset, over the bundle's own.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to a .npz file.")
+@click.option("--threads", type=int, help="Threads to use; default: all cores.")
+@click.option("--repeat", default=0, help="Also measure the latency over this many runs.")
+@common_options
+def run_command(
+    bundle: Path,
+    sources: tuple[Path, ...],
+    target: str | None,
+    top: int,
+    labels: Path | None,
+    preprocess: str,
+    output: Path | None,
+    threads: int | None,
+    repeat: int,
+    as_json: bool,
+    verbosity: int,
+) -> None:
+    """Run BUNDLE on every INPUT: images, .npz files, or folders of images.
+
+    Without an INPUT the bundle's own sample is run. Networks with one vector of scores print the
+    top classes; others print each output's shape and range (--output has the arrays).
+    """
+    from tvm_iovt.inference import run_bundle
+    from tvm_iovt.report import tables
+    from tvm_iovt.types import to_json
+
+    result = run_bundle(
+        bundle,
+        sources,
+        target=target,
+        top=top,
+        labels=labels,
+        preprocess=preprocess,
+        output=output,
+        threads=threads,
+        repeat=repeat,
+    )
+    if as_json:
+        print_json(to_json(result))
+        return
+    tables.render(tables.inference_table(result), sys.stdout)
+    _report_latency(result, tables)
+
+
+def _report_latency(result: Any, tables: Any) -> None:
+    for measurement in result.measurements:
+        click.echo(" ".join(tables.latency_lines(measurement)))

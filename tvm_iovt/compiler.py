@@ -1,0 +1,391 @@
+"""`compile_model`: from a model file to a verified bundle. The command line prints what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tvm_iovt import bundle, targets
+from tvm_iovt._version import __version__
+from tvm_iovt.discrepancy import compare
+from tvm_iovt.errors import BundleError, IovtError, NumericsError
+from tvm_iovt.types import (
+    Decision,
+    Deployment,
+    Discrepancy,
+    Library,
+    Manifest,
+    PartitionPlan,
+    Preprocess,
+    Stage,
+    TargetSpec,
+)
+
+if TYPE_CHECKING:
+    from tvm_iovt.build.link import Linker
+    from tvm_iovt.frontend.network import Arrays, Network
+
+Progress = Callable[[str], None]
+
+# Two fp32 implementations of a convolution network that sum in different orders differ by a few
+# 1e-6 of the largest activation, and deeper networks by some 1e-5; a wrong kernel is off by 1e-2
+# and more. These bounds lie between, and near-zero elements get the absolute one.
+RTOL = 1e-3
+ATOL = 1e-4
+
+WARMUP, REPEAT = 5, 30
+
+REPORT = "report.html"
+_FULL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileOptions:
+    """What `compile` can be told.
+
+    Attributes:
+        targets: Comma-separated target names, see `targets.load_all`.
+        input_shapes: Static shapes of inputs that the model leaves open.
+        output: The bundle to write; by default `<model>.iovt` in the current folder.
+        overwrite: Replace an existing bundle.
+        verify: Compare with the reference before the bundle is written.
+        keep: Write the bundle even if the comparison fails (which still is an error).
+        emulate: Also run targets of another CPU architecture, under qemu-user.
+        rtol: Relative tolerance of the comparison.
+        atol: Absolute tolerance of the comparison.
+        sample: Input to verify with (image or .npz); by default seeded random numbers.
+        preprocess: Name of an image preset, over what the model's file says.
+        cross_compiler: Linker command, over those that are found.
+    """
+
+    targets: str = "host"
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    output: Path | None = None
+    overwrite: bool = False
+    verify: bool = True
+    keep: bool = False
+    emulate: bool = False
+    rtol: float = RTOL
+    atol: float = ATOL
+    sample: Path | None = None
+    preprocess: str = ""
+    cross_compiler: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compilation:
+    """A written bundle."""
+
+    path: Path
+    manifest: Manifest
+
+
+def compile_model(
+    model: Path, options: CompileOptions, *, progress: Progress = lambda message: None
+) -> Compilation:
+    """Compile a model for every target of `options` and write one bundle.
+
+    Nothing is written unless everything succeeded, the comparison with the reference included;
+    an existing bundle stays as it was until then.
+
+    Args:
+        model: ONNX file or torch.export program.
+        options: See `CompileOptions`.
+        progress: Called with a line for each step.
+
+    Raises:
+        IovtError: One of its subclasses, each with its exit code.
+    """
+    specs = targets.load_all(options.targets)
+    destination = options.output or Path(f"{model.stem}.iovt")
+    if destination.exists() and not options.overwrite:
+        raise BundleError(
+            f"{destination} exists",
+            do="give another name with -o, or replace it with --overwrite",
+        )
+    progress("loading the compiler")
+    linkers = _toolchains(specs, options)
+
+    from tvm_iovt.frontend.load import load_network
+
+    progress(f"reading {model.name}")
+    network = load_network(model, options.input_shapes)
+    preprocess = _preprocess(options, network)
+    inputs = _sample(options, network, preprocess)
+    expected: Arrays = {}
+    if options.verify:
+        progress(f"running the reference, {network.reference_name}")
+        expected = network.reference(inputs)
+        _refuse_nan(expected, network)
+
+    failed: Deployment | None = None
+    with bundle.staging(destination, overwrite=options.overwrite) as folder:
+        deployments, decisions = _build_all(network, specs, linkers, folder, progress)
+        bundle.save_sample(folder, inputs, expected)
+        manifest = _manifest(network, deployments, decisions, preprocess, folder)
+        _write(folder, manifest)
+        if options.verify:
+            checked = [
+                _verify(folder, deployment, inputs, expected, network, options, progress)
+                for deployment in manifest.deployments
+            ]
+            manifest = dataclasses.replace(manifest, deployments=tuple(checked))
+            _write(folder, manifest)
+            failed = _first_failure(manifest)
+            if failed is not None and not options.keep:
+                raise _wrong_numerics(failed, destination, kept=False)
+    if failed is not None:
+        raise _wrong_numerics(failed, destination, kept=True)
+    return Compilation(path=destination, manifest=manifest)
+
+
+def _toolchains(specs: tuple[TargetSpec, ...], options: CompileOptions) -> dict[str, Linker]:
+    """A linker for each target; whatever is missing is found before the slow work begins."""
+    from tvm_iovt import _tvm
+    from tvm_iovt.build import cuda
+    from tvm_iovt.build.link import find_linker
+
+    linkers = {}
+    for spec in specs:
+        if spec.kind == "cuda":
+            cuda.enable_codegen()
+        _tvm.tvm_target(spec)
+        prefer = options.cross_compiler or spec.cross_compiler
+        linkers[spec.name] = find_linker(spec.cpu, prefer=prefer)
+    return linkers
+
+
+def _preprocess(options: CompileOptions, network: Network) -> Preprocess | None:
+    if not options.preprocess:
+        return network.preprocess
+    from tvm_iovt import images
+
+    return images.preset(options.preprocess)
+
+
+def _sample(
+    options: CompileOptions, network: Network, preprocess: Preprocess | None
+) -> Arrays:
+    from tvm_iovt import images
+    from tvm_iovt.frontend.network import sample_inputs
+
+    if options.sample is None:
+        return sample_inputs(network.inputs)
+    return images.load_inputs(options.sample, network.inputs, preprocess)
+
+
+def _refuse_nan(expected: Arrays, network: Network) -> None:
+    for name, value in expected.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise NumericsError(
+                f"The reference itself gives NaN or infinity in output {name!r}",
+                seen=f"{network.reference_name} on the sample input",
+                do="verify with a realistic input: --sample IMAGE or --sample FILE.npz",
+            )
+
+
+def _build_all(
+    network: Network,
+    specs: tuple[TargetSpec, ...],
+    linkers: Mapping[str, Linker],
+    folder: Path,
+    progress: Progress,
+) -> tuple[tuple[Deployment, ...], tuple[Decision, ...]]:
+    import relay_passes
+    from tvm_iovt import _tvm
+    from tvm_iovt.build.stage import build_stage
+
+    decisions = list(network.decisions)
+    cleanup = _tvm.tvm.transform.Sequential(relay_passes.cleanup_passes(decisions.append))
+    module = cleanup(network.module)
+    deployments = []
+    for number, spec in enumerate(specs, start=1):
+        progress(f"building for {spec.name} ({number} of {len(specs)})")
+        file = f"stage0.{_file_part(spec.name)}.so"
+        with _full_disk_is_ours(folder / file):
+            notes, parameters = build_stage(module, spec, linkers[spec.name], folder / file)
+        decisions += [
+            dataclasses.replace(note, subject=f"{spec.name}: {note.subject}") for note in notes
+        ]
+        library = Library(
+            stage=0,
+            file=bundle.record(folder, file),
+            device="cpu" if spec.gpu is None else spec.gpu.kind,
+            parameters_bytes=parameters,
+        )
+        deployments.append(_whole_network(network, spec, library))
+    return tuple(deployments), tuple(decisions)
+
+
+def _whole_network(network: Network, spec: TargetSpec, library: Library) -> Deployment:
+    stage = Stage(
+        index=0,
+        target=spec.name,
+        first=0,
+        last=max(len(network.operators) - 1, 0),
+        inputs=network.inputs,
+        outputs=network.outputs,
+    )
+    plan = PartitionPlan(
+        stages=(stage,), objective="whole", reason=f"the whole network on {spec.name}"
+    )
+    return Deployment(
+        name=spec.name,
+        targets=(dataclasses.replace(spec, source=Path(spec.source).name),),
+        plan=plan,
+        libraries=(library,),
+        verified="not verified (--no-verify)",
+    )
+
+
+def _manifest(
+    network: Network,
+    deployments: tuple[Deployment, ...],
+    decisions: tuple[Decision, ...],
+    preprocess: Preprocess | None,
+    folder: Path,
+) -> Manifest:
+    from tvm_iovt import _tvm
+
+    placeholder = folder / REPORT
+    placeholder.write_text("", encoding="utf-8")
+    return Manifest(
+        tool_version=__version__,
+        tvm_version=_tvm.installed_version("apache-tvm"),
+        tvm_ffi_version=_tvm.installed_version("apache-tvm-ffi"),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        model_name=network.name,
+        model_sha256=network.sha256,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        deployments=deployments,
+        sample=bundle.record(folder, bundle.SAMPLE),
+        report=bundle.record(folder, REPORT),
+        operators=network.operators,
+        decisions=decisions,
+        preprocess=preprocess,
+        labels=network.labels,
+    )
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    """Write the report, then the manifest that records it."""
+    from tvm_iovt.report.html import html_report
+
+    (folder / REPORT).write_text(html_report(manifest), encoding="utf-8")
+    recorded = dataclasses.replace(manifest, report=bundle.record(folder, REPORT))
+    bundle.save_manifest(folder, recorded)
+
+
+def _verify(
+    folder: Path,
+    deployment: Deployment,
+    inputs: Arrays,
+    expected: Arrays,
+    network: Network,
+    options: CompileOptions,
+    progress: Progress,
+) -> Deployment:
+    """The deployment with the result of running it, or with the reason why it was not run."""
+    from tvm_iovt import runtime
+
+    reason = runtime.why_not_here(deployment)
+    if reason:
+        return _verify_elsewhere(folder, deployment, expected, network, options, progress, reason)
+    progress(f"running {deployment.name} on this machine")
+    executor = runtime.load(folder, target=deployment.name)
+    outputs = executor.run(inputs)
+    discrepancy = _compare(outputs, expected, network, options)
+    device, _ = executor.benchmark(inputs, warmup=WARMUP, repeat=REPEAT)
+    return dataclasses.replace(
+        deployment,
+        verified=f"on this machine, against {network.reference_name}",
+        discrepancy=discrepancy,
+        measurement=device,
+    )
+
+
+def _verify_elsewhere(
+    folder: Path,
+    deployment: Deployment,
+    expected: Arrays,
+    network: Network,
+    options: CompileOptions,
+    progress: Progress,
+    reason: str,
+) -> Deployment:
+    if not options.emulate:
+        return dataclasses.replace(deployment, verified=f"not run here: {reason}")
+    from tvm_iovt.runtime.emulate import emulate_deployment
+
+    progress(f"running {deployment.name} under emulation")
+    outputs, emulator = emulate_deployment(folder, deployment.name)
+    return dataclasses.replace(
+        deployment,
+        verified=f"under {emulator}, against {network.reference_name}",
+        discrepancy=_compare(outputs, expected, network, options),
+    )
+
+
+def _compare(
+    outputs: Arrays, expected: Arrays, network: Network, options: CompileOptions
+) -> Discrepancy:
+    return compare(
+        outputs,
+        expected,
+        rtol=options.rtol,
+        atol=options.atol,
+        reference=network.reference_name,
+    )
+
+
+def _first_failure(manifest: Manifest) -> Deployment | None:
+    for deployment in manifest.deployments:
+        if deployment.discrepancy is not None and not deployment.discrepancy.passed:
+            return deployment
+    return None
+
+
+def _wrong_numerics(failed: Deployment, destination: Path, *, kept: bool) -> NumericsError:
+    discrepancy = failed.discrepancy
+    assert discrepancy is not None
+    worst = discrepancy.worst
+    outcome = f"{destination} was kept" if kept else "no bundle was written"
+    return NumericsError(
+        f"The outputs of {failed.name} differ from {discrepancy.reference}; {outcome}",
+        seen=f"output {worst.name!r}: {worst.violations} of {worst.elements} elements beyond "
+        f"{discrepancy.atol:g} + {discrepancy.rtol:g} |r|; max abs {worst.max_abs:.3g}, "
+        f"max rel {worst.max_rel:.3g}, cosine {worst.cosine:.6f}",
+        do="try a realistic input with --sample; state your own --rtol and --atol; --keep writes "
+        "the bundle all the same, to look into it",
+    )
+
+
+@contextmanager
+def _full_disk_is_ours(path: Path) -> Iterator[None]:
+    """A library that does not fit: linkers report it in their own words."""
+    try:
+        yield
+    except IovtError as error:
+        free_bytes = shutil.disk_usage(path.parent).free
+        if "No space left" in error.seen or free_bytes < _FULL_BYTES:
+            raise BundleError(
+                f"The disk filled up while {path.name} was written to {path.parent}",
+                seen=f"{free_bytes} bytes free",
+                do="free some space, or write the bundle elsewhere with -o",
+            ) from error
+        raise
+
+
+def _file_part(name: str) -> str:
+    """A target name as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)

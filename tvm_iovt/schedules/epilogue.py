@@ -1,0 +1,100 @@
+"""Fusing what follows a reduction into the loops that compute it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_iovt.schedules.loops import extent_of
+from tvm_iovt.schedules.template import (
+    blocks,
+    inline_all_but,
+    is_reduction,
+    name_of,
+    output_block,
+    spatial_extents,
+    volume,
+)
+from tvm_iovt.schedules.tiles import Tile, vector_width
+
+PADDED = "padded"
+MAX_DIRECT_STORES = 64
+
+
+def padded_block(schedule: Any) -> Any | None:
+    """The block that makes the zero-padded input, or None."""
+    return next((b for b in blocks(schedule) if name_of(schedule, b) == PADDED), None)
+
+
+def isolate_epilogue(schedule: Any, block: Any, keep: list[Any]) -> tuple[Any, bool]:
+    """Reduce what follows `block` to one block that reads its result.
+
+    Everything element-wise is inlined. Without anything to inline into, a copy to the result is
+    made.
+
+    Returns:
+        The block, and whether its iteration space is (a crop of) that of `block`, so that it can
+        run inside the tile loops. Otherwise it has loops of its own and the copy into the
+        reduction's buffer is returned.
+    """
+    output = output_block(schedule)
+    if name_of(schedule, output) == name_of(schedule, block):
+        return schedule.cache_write(block, 0, "local"), True
+    inline_all_but(schedule, [block, output, *keep])
+    own, last = spatial_extents(schedule, block), spatial_extents(schedule, output)
+    consumers = schedule.get_consumers(block)
+    direct = len(consumers) == 1 and name_of(schedule, consumers[0]) == name_of(schedule, output)
+    if direct and len(own) == len(last) and all(b <= a for a, b in zip(own, last, strict=True)):
+        crop_only = volume(last) * 4 >= volume(own) or min(last) >= 1
+        if crop_only and not is_reduction(schedule, output):
+            return output, True
+    return schedule.cache_write(block, 0, "local"), False
+
+
+def store_tile(schedule: Any, block: Any, final: Any, depth: int, at: Any, tile: Tile) -> list[Any]:
+    """Move `final` under loop `at` and make its loops vector stores.
+
+    The accumulators live in registers only if every access to them has constant indices after
+    unrolling. Where the vector width does not divide the channels the store would unroll into too
+    many narrow pieces, so the tile is first copied, whole vectors at a time, to a small buffer.
+
+    Args:
+        schedule: The schedule.
+        block: The reduction, its loops already ordered.
+        final: The block that consumes it.
+        depth: Number of loops outside the tile.
+        at: The innermost of those.
+        tile: The register tile.
+
+    Returns:
+        The blocks that are now scheduled.
+    """
+    channels = spatial_extents(schedule, final)[-1]
+    width = vector_width(channels, tile.lanes)
+    stores = tile.rows * tile.cols * (tile.channels // width)
+    done = [final]
+    unroll = True
+    if stores > MAX_DIRECT_STORES:
+        copy = schedule.cache_write(block, 0, "local")
+        schedule.set_scope(copy, 0, "local")
+        schedule.reverse_compute_at(copy, at)
+        _vector_loops(schedule, copy, depth, tile.lanes, unroll=True)
+        done.append(copy)
+        unroll = False
+    else:
+        schedule.set_scope(block, 0, "local")
+    schedule.reverse_compute_at(final, at)
+    _vector_loops(schedule, final, depth, width, unroll=unroll)
+    return done
+
+
+def _vector_loops(schedule: Any, block: Any, depth: int, width: int, *, unroll: bool) -> None:
+    loops = schedule.get_loops(block)[depth:]
+    if not loops:
+        return
+    *rest, last = loops
+    if width > 1 and extent_of(schedule, last) % width == 0:
+        last, inner = schedule.split(last, [None, width])
+        schedule.vectorize(inner)
+    if unroll:
+        for loop in (*rest, last):
+            schedule.unroll(loop)

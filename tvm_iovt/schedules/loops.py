@@ -1,0 +1,105 @@
+"""Loop transformations that the templates share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_iovt.schedules.template import (
+    blocks,
+    is_reduction,
+    name_of,
+    spatial_extents,
+    volume,
+)
+from tvm_iovt.schedules.tiles import SERIAL_OPERATIONS, lanes_of, vector_width
+from tvm_iovt.types import CpuSpec
+
+MAX_UNROLLED = 256
+"""Copies of a loop body that unrolling may make: bounds the code size and LLVM's time."""
+
+
+def extent_of(schedule: Any, loop: Any) -> int:
+    """Constant extent of a loop."""
+    return int(schedule.get(loop).extent)
+
+
+def vectorize_innermost(schedule: Any, loop: Any, lanes: int) -> Any:
+    """Vectorise `loop` by the widest power of two that divides it; returns the outer loop."""
+    width = vector_width(extent_of(schedule, loop), lanes)
+    if width == 1:
+        return loop
+    outer, inner = schedule.split(loop, [None, width])
+    schedule.vectorize(inner)
+    return outer
+
+
+def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) -> None:
+    """Schedule a block without reduction: parallel outside, vector inside.
+
+    The trailing axis gives the vector. Where it is odd, the whole iteration space is fused first,
+    which is exact for contiguous element-wise blocks.
+
+    Args:
+        schedule: The schedule.
+        block: A block whose loops are its own.
+        cpu: The vector width and the number of cores.
+        operations: Work of the block, to decide whether it is worth several threads.
+    """
+    dtype = str(schedule.get(block).writes[0].buffer.dtype)
+    lanes = lanes_of(cpu, dtype_bits(dtype))
+    loops = schedule.get_loops(block)
+    if not loops:
+        return
+    extents = [extent_of(schedule, loop) for loop in loops]
+    total = volume(extents)
+    width = vector_width(extents[-1], lanes)
+    if width < lanes and vector_width(total, lanes) > width and _is_contiguous(schedule, block):
+        fused = schedule.fuse(*loops)
+        outer, inner = schedule.split(fused, [None, vector_width(total, lanes)])
+        schedule.vectorize(inner)
+        _parallel(schedule, outer, operations)
+        return
+    if width == 1:
+        if len(loops) > 1:
+            outer = schedule.fuse(*loops[:-1])
+            _parallel(schedule, outer, operations)
+        return
+    rest, inner = schedule.split(loops[-1], [None, width])
+    schedule.vectorize(inner)
+    outer = schedule.fuse(*loops[:-1], rest) if len(loops) > 1 else rest
+    _parallel(schedule, outer, operations)
+
+
+def _parallel(schedule: Any, loop: Any, operations: int) -> None:
+    if operations >= SERIAL_OPERATIONS and extent_of(schedule, loop) > 1:
+        schedule.parallel(loop)
+
+
+def dtype_bits(dtype: str) -> int:
+    """Bits of one element of a TVM data type string."""
+    digits = "".join(ch for ch in dtype.split("x")[0] if ch.isdigit())
+    return int(digits) if digits else 8
+
+
+def _is_contiguous(schedule: Any, block: Any) -> bool:
+    """Whether all accesses of the block use its axes in order, so that fusing them is exact."""
+    node = schedule.get(block)
+    axes = [var.var for var in node.iter_vars]
+    for region in [*node.reads, *node.writes]:
+        if len(region.region) != len(axes):
+            return False
+        for rng, axis, size, var in zip(
+            region.region, axes, region.buffer.shape, node.iter_vars, strict=True
+        ):
+            if not rng.min.same_as(axis) or int(size) != int(var.dom.extent):
+                return False
+    return True
+
+
+def schedule_leftovers(schedule: Any, done: list[Any], cpu: CpuSpec) -> None:
+    """Give the element-wise schedule to every block that is not named in `done`."""
+    names = {name_of(schedule, block) for block in done}
+    for block in blocks(schedule):
+        if name_of(schedule, block) in names or is_reduction(schedule, block):
+            continue
+        elementwise_loops(schedule, block, cpu, volume(spatial_extents(schedule, block)))

@@ -1,0 +1,114 @@
+"""Reductions without packed weights: pooling, means, softmax, products of two activations.
+
+The innermost output axis becomes the vector axis where its extent allows it; the reduction then
+runs over vectors, which keeps the order of the additions of every output element.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_iovt.schedules.loops import (
+    MAX_UNROLLED,
+    dtype_bits,
+    extent_of,
+    schedule_leftovers,
+)
+from tvm_iovt.schedules.template import (
+    Match,
+    Refusal,
+    blocks,
+    is_reduction,
+    name_of,
+    reduce_extents,
+    spatial_extents,
+    volume,
+)
+from tvm_iovt.schedules.tiles import SERIAL_OPERATIONS, lanes_of, vector_width
+from tvm_iovt.types import CpuSpec
+
+_PADDING_BLOCKS = ("pad_temp", "padded", "PadInput")
+
+
+class Reduction:
+    """Vectorises the innermost output axis and accumulates in registers."""
+
+    name = "reduction"
+
+    def match(self, schedule: Any) -> Match | Refusal:
+        """Matches functions with at least one reduction."""
+        found = [b for b in blocks(schedule) if is_reduction(schedule, b)]
+        if not found:
+            return Refusal("no reduction")
+        names = ", ".join(name_of(schedule, b) for b in found)
+        return Match(name_of(schedule, found[0]), f"reductions {names}")
+
+    def apply(self, schedule: Any, match: Match, cpu: CpuSpec) -> None:
+        """Schedule every reduction, then everything element-wise around them."""
+        _inline(schedule)
+        reductions = [b for b in blocks(schedule) if is_reduction(schedule, b)]
+        done = list(reductions)
+        for block in reductions:
+            done += _schedule_reduction(schedule, block, cpu)
+        schedule_leftovers(schedule, done, cpu)
+
+
+def _inline(schedule: Any) -> None:
+    """Inline what costs no repeated work; padding is cheaper to repeat than to store."""
+    for block in blocks(schedule):
+        consumers = schedule.get_consumers(block)
+        if is_reduction(schedule, block) or not consumers:
+            continue
+        own = volume(spatial_extents(schedule, block))
+        repeats = max(
+            volume(spatial_extents(schedule, c)) * volume(reduce_extents(schedule, c)) // own
+            for c in consumers
+        )
+        padding = name_of(schedule, block).startswith(_PADDING_BLOCKS)
+        if padding and repeats <= 64 or len(consumers) == 1 and repeats <= 1:
+            schedule.compute_inline(block)
+
+
+def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
+    node = schedule.get(block)
+    extents = spatial_extents(schedule, block)
+    taps = volume(reduce_extents(schedule, block))
+    work = volume(extents) * taps
+    lanes = lanes_of(cpu, dtype_bits(str(node.writes[0].buffer.dtype)))
+    loops = schedule.get_loops(block)
+    spatial, reduce_loops = loops[: len(extents)], loops[len(extents) :]
+    width = vector_width(extents[-1], lanes) if extents and len(node.writes) == 1 else 1
+    if width < 4:
+        if spatial and work >= SERIAL_OPERATIONS and volume(extents) > 1:
+            schedule.parallel(schedule.fuse(*spatial) if len(spatial) > 1 else spatial[0])
+        return []
+    vectors = _vectors_at_a_time(extents[-1] // width, taps)
+    rest, vector, lane = schedule.split(spatial[-1], [None, vectors, width])
+    outer = [*spatial[:-1], rest]
+    schedule.reorder(*outer, *reduce_loops, vector, lane)
+    copy = schedule.cache_write(block, 0, "local")
+    fused = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
+    schedule.reverse_compute_at(copy, fused)
+    inner = schedule.get_loops(copy)[1:]
+    if inner:
+        unrolled, copy_lane = schedule.split(inner[-1], [None, width])
+        schedule.vectorize(copy_lane)
+        schedule.unroll(unrolled)
+    if work >= SERIAL_OPERATIONS and extent_of(schedule, fused) > 1:
+        schedule.parallel(fused)
+    schedule.vectorize(lane)
+    schedule.unroll(vector)
+    if taps * vectors <= MAX_UNROLLED // 8:
+        for loop in reduce_loops:
+            schedule.unroll(loop)
+    init = schedule.decompose_reduction(block, reduce_loops[0])
+    init_loops = schedule.get_loops(init)
+    schedule.vectorize(init_loops[-1])
+    schedule.unroll(init_loops[-2])
+    return [init, copy]
+
+
+def _vectors_at_a_time(available: int, taps: int) -> int:
+    """Vectors per step: enough to hide the latency of long reductions, one for short windows."""
+    wanted = 4 if taps > 16 else 1
+    return next(v for v in range(min(wanted, available), 0, -1) if available % v == 0)
