@@ -47,7 +47,7 @@ def check_versions() -> None:
 
 
 def probe_json_writer() -> bool:
-    """Whether the installed pair survives `save_json`; in a subprocess, as the failure is a crash."""
+    """Whether the installed pair survives `save_json`; asked in a subprocess, as it may crash."""
     code = 'import tvm; tvm.ir.save_json(tvm.tirx.const(1, "int32"))'
     return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 

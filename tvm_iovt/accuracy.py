@@ -224,7 +224,7 @@ def _labels_from_file(folder: Path, file: Path) -> tuple[Sample, ...]:
             continue
         where = f"line {number} of {file}"
         # The last separator counts, so that paths may contain blanks and commas.
-        match = re.fullmatch(r"(.+?)(?:\s*[,;]\s*|\s+)(\S+)", text)
+        match = re.fullmatch(r"(.+?)(?:\s*[,;]\s*|\s+)([^\s,;]+)", text)
         name, index = (match[1].strip("\"'"), match[2]) if match else (text, "")
         path = folder / name
         if not (index.isascii() and index.isdecimal()):

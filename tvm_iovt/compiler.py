@@ -1,4 +1,4 @@
-"""`compile_model`: from a model file to a verified bundle. The command line prints what it returns."""
+"""`compile_model`: from a model file to a verified bundle; the command line prints the result."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class TargetError(IovtError):
 
 
 class ToolchainError(TargetError):
-    """A compiler, linker or library that the build needs is missing, broken or of a wrong version."""
+    """A compiler, linker or library that the build needs is missing, broken or too old."""
 
 
 class DeviceError(IovtError):

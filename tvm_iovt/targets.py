@@ -106,7 +106,7 @@ def _find(base: str) -> Path:
     raise TargetError(
         f"There is no target {base!r}",
         seen="known targets: " + ", ".join(names()),
-        do="correct the name, or describe your board in a TOML file: `tvm-iovt targets` shows where",
+        do="correct the name, or describe your board in a TOML file (`tvm-iovt targets --help`)",
     )
 
 

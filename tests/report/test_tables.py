@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
+from tvm_iovt.report import plain as plain_text
 from tvm_iovt.report import tables
 from tvm_iovt.types import Decision
 
@@ -26,7 +27,7 @@ def every_table(manifest, discrepancy):
         tables.deployments_table(manifest.deployments),
         tables.discrepancy_table(discrepancy),
         tables.targets_table(targets),
-        tables.decisions_list(manifest.decisions),
+        tables.decisions_table(manifest.decisions),
         tables.tensors_table("Inputs", tables.tensor_rows(manifest.inputs)),
         tables.facts_table([("model", "mobilenet_v2")]),
     ]
@@ -53,7 +54,7 @@ def test_numbers_are_not_cut_at_80_columns(manifest, discrepancy):
 
 def test_default_width_off_the_terminal(operators):
     lines = plain(tables.operator_table(operators)).splitlines()
-    assert 80 < max(map(len, lines)) <= tables.WIDTH_OFF_TERMINAL
+    assert 80 < max(map(len, lines)) <= plain_text.WIDTH_OFF_TERMINAL
 
 
 def test_names_are_neither_markup_nor_control_sequences(operators):
@@ -123,15 +124,15 @@ def test_decisions_are_grouped_by_pass_and_reason():
     decisions.append(
         Decision(transform="RestoreClip", subject="y", applied=False, reason="2 users")
     )
-    short = plain(tables.decisions_list(decisions))
+    short = plain(tables.decisions_table(decisions))
     assert "applied (6): pattern" in short
     assert "clip_3 and 2 more" in short
     assert "not applied: 2 users" in short
-    assert "clip_5" in plain(tables.decisions_list(decisions, every=True))
+    assert "clip_5" in plain(tables.decisions_table(decisions, every=True))
 
 
 def test_no_decisions():
-    assert "No pass" in plain(tables.decisions_list(()))
+    assert "No pass" in plain(tables.decisions_table(()))
 
 
 def test_tables_print_on_any_console(manifest, discrepancy):

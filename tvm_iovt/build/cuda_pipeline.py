@@ -82,25 +82,26 @@ def unbound_kernels(mod: tvm.IRModule) -> tuple[str, ...]:
     """
     from tvm import tirx
 
-    unbound = []
-    for variable, function in mod.functions.items():
-        if not isinstance(function, tirx.PrimFunc) or _is_host(function):
-            continue
-        bound = False
-
-        def visit(node: object) -> None:
-            nonlocal bound
-            if isinstance(node, tirx.For) and node.thread_binding is not None:
-                bound = True
-            if isinstance(node, tirx.AttrStmt) and node.attr_key == "thread_extent":
-                bound = True
-
-        tirx.stmt_functor.post_order_visit(function.body, visit)
-        if not bound:
-            unbound.append(variable.name_hint)
-    return tuple(sorted(unbound))
+    return tuple(
+        sorted(
+            variable.name_hint
+            for variable, function in mod.functions.items()
+            if isinstance(function, tirx.PrimFunc)
+            and "tirx.is_host_func" not in (function.attrs or {})
+            and not _is_bound(function)
+        )
+    )
 
 
-def _is_host(function: tvm.tirx.PrimFunc) -> bool:
-    attributes = function.attrs or {}
-    return "tirx.is_host_func" in attributes
+def _is_bound(function: tvm.tirx.PrimFunc) -> bool:
+    import tvm_ffi
+    from tvm import tirx
+
+    bound: list[tirx.For] = []
+
+    def visit(loop: tirx.For) -> None:
+        if loop.thread_binding is not None:
+            bound.append(loop)
+
+    tvm_ffi.structural_walk(function.body, (tirx.For, visit), order="post")
+    return bool(bound)

@@ -50,7 +50,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tvm-iovt")
 def cli() -> None:
-    """Compile vision networks for the devices of a video-edge system.
+    r"""Compile vision networks for the devices of a video-edge system.
 
     \b
     tvm-iovt compile model.onnx --targets host,arm

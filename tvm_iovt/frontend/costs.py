@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import shape_inference
 
+from tvm_iovt.errors import ModelError
 from tvm_iovt.types import OpCost
 
 _DIVISION = 4
@@ -44,7 +45,6 @@ MULTIPLY_ADD_OPS = frozenset(
 
 VIEW_OPS = frozenset(
     {
-        "Constant",
         "Dropout",  # the identity at inference
         "Flatten",
         "Identity",
@@ -181,7 +181,7 @@ class Totals:
     """Sums over a graph.
 
     Attributes:
-        operators: Number of operators, `Constant` excluded.
+        operators: Number of operators.
         unknown: Operators whose cost is not known; nothing below includes them.
         flops: FLOPs of one inference.
         macs: Multiply-adds of convolutions and matrix products.
@@ -201,7 +201,7 @@ class Totals:
 def operator_costs(model: onnx.ModelProto) -> tuple[OpCost, ...]:
     """Count FLOPs and bytes of every node, in the order of the graph.
 
-    An operator that reads constants only is folded by the compiler and costs nothing; its result
+    `Constant` nodes are not operators and have no cost. An operator that reads constants only is folded by the compiler and costs nothing; its result
     is a weight of the operators that read it, in its own dtype. An operator that cannot be costed
     (a shape that is not static, control flow, an operator without a formula here) has zero cost
     and the empty string as its dtype; see `is_unknown`.
@@ -212,12 +212,25 @@ def operator_costs(model: onnx.ModelProto) -> tuple[OpCost, ...]:
     Returns:
         One `OpCost` a node; `index` is the position in `model.graph.node` and `name` the node's
         name, or that of its first output if it has none.
+
+    Raises:
+        ModelError: The shapes in the model contradict each other.
     """
-    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    try:
+        graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    except shape_inference.InferenceError as error:
+        raise ModelError(
+            "The shapes inside the model contradict each other",
+            seen=str(error).strip().splitlines()[-1][:300],
+            do="check the sizes given with --input-shape against what the model accepts",
+        ) from error
     tensors = _tensors(graph)
     constants = {initializer.name for initializer in graph.initializer}
     costs = []
     for index, node in enumerate(graph.node):
+        if node.op_type == "Constant":
+            constants.update(node.output)
+            continue
         cost, constant = _node_cost(index, node, tensors, constants)
         costs.append(cost)
         if constant:
@@ -233,7 +246,7 @@ def is_unknown(cost: OpCost) -> bool:
 def totals(costs: Sequence[OpCost], model: onnx.ModelProto) -> Totals:
     """Sum the costs of a model's operators and count its parameters."""
     return Totals(
-        operators=sum(cost.op != "Constant" for cost in costs),
+        operators=len(costs),
         unknown=sum(map(is_unknown, costs)),
         flops=sum(cost.flops for cost in costs),
         macs=sum(cost.flops // 2 for cost in costs if cost.op in MULTIPLY_ADD_OPS),
@@ -349,7 +362,7 @@ def _is_constant(node: onnx.NodeProto, used: Iterable[str], constants: set[str])
     if node.op_type in _NONDETERMINISTIC_OPS:
         return False
     # The shape of a tensor is a constant even when the tensor is not.
-    return node.op_type in ("Constant", "Shape", "Size") or (
+    return node.op_type in ("Shape", "Size") or (
         bool(node.input) and all(tensor in constants for tensor in used)
     )
 

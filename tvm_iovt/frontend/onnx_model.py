@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 OLDEST_OPSET = 7
 
+# Complaints of the ONNX checker that do not matter here: operators of unknown names or domains are
+# reported later, all of them and with their nodes; outputs without a shape are inferred.
+_TOLERATED = ("No Op registered", "No opset import for domain", "Field 'shape' of 'type'")
+
 
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX model, external data included.
@@ -37,7 +41,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path))
     except (DecodeError, UnicodeDecodeError, ValueError, EOFError) as error:
         raise _not_onnx(path, size_bytes, error) from error
-    except OSError as error:  # external data beside the model
+    except (OSError, onnx.checker.ValidationError) as error:  # external data beside the model
         raise ModelError(
             f"Cannot read all of the model {path}",
             seen=str(error),
@@ -56,8 +60,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(path) if size_bytes > 2**31 else model)
     except (onnx.checker.ValidationError, ValueError) as error:
         message = str(error).strip()
-        # Operators of unknown domains or names are reported later, all of them and with node names.
-        if "No Op registered" not in message and "No opset import for domain" not in message:
+        if not any(text in message for text in _TOLERATED):
             raise ModelError(
                 f"{path.name} is not a valid ONNX model",
                 seen=message.splitlines()[0][:300],
@@ -128,5 +131,5 @@ def _not_onnx(path: Path, size_bytes: int, error: object) -> ModelError:
     return ModelError(
         f"{path} is not an ONNX model",
         seen=seen,
-        do="give an .onnx file; if it was copied or downloaded, it may be cut short: fetch it again",
+        do="give an .onnx file; if it was downloaded, it may be cut short: fetch it again",
     )

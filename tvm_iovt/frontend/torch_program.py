@@ -42,7 +42,7 @@ def load_torch_program(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     except Exception as error:  # zip, pickle and schema errors of many classes
         raise ModelError(
             f"{path} is not a torch.export program",
-            seen=f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}",
+            seen=f"{type(error).__name__}: {str(error)[:200]}",
             do="write it with torch.export.save(torch.export.export(model, inputs), path)",
         ) from error
     return _import(program, path)

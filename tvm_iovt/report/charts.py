@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from tvm_iovt.report.markup import Markup, element, joined
 from tvm_iovt.report.summary import OperatorGroup, group_by_op, moved_bytes
-from tvm_iovt.report.units import format_bytes, format_flops, format_percent
+from tvm_iovt.report.units import format_bytes, format_count, format_flops, format_percent
 from tvm_iovt.types import OpCost
 
 _COLORS = 6  # classes c0..c5; the last one is "other"
 _GROUPS_SHOWN = 10
 
 _WIDTH, _HEIGHT = 720, 440
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 14, 14, 58
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 28, 36, 58
 
 
 def op_bars(groups: Sequence[OperatorGroup]) -> Markup:
@@ -98,7 +98,7 @@ def intensity_plot(operators: Sequence[OpCost]) -> Markup:
         at = y(decade)
         parts.append(_line(_LEFT, at, _WIDTH - _RIGHT, at, "grid"))
         if decade >= 0:
-            parts.append(_label(_axis_flops(decade), _LEFT - 8, at + 4, "end"))
+            parts.append(_label(_whole(format_count(10**decade)), _LEFT - 8, at + 4, "end"))
     for decade in range(math.ceil(y_low - x_high), math.floor(y_high - x_low) + 1):
         # On the line of 10^d bytes, log flops = log intensity + d.
         start, end = max(x_low, y_low - decade), min(x_high, y_high - decade)
@@ -106,7 +106,7 @@ def intensity_plot(operators: Sequence[OpCost]) -> Markup:
             parts.append(_line(x(start), y(start + decade), x(end), y(end + decade), "iso"))
             parts.append(
                 _label(
-                    format_bytes(10**decade).replace(".0", "") if decade >= 0 else "",
+                    _whole(format_bytes(10**decade)) if decade >= 0 else "",
                     x(end) - 5,
                     y(end + decade) + 14,
                     "end",
@@ -130,6 +130,7 @@ def intensity_plot(operators: Sequence[OpCost]) -> Markup:
                 class_=colors.get(cost.op, f"c{_COLORS - 1}"),
             )
         )
+    parts.append(_label("FLOPs", _LEFT - 8, _TOP - 16, "end"))
     parts.append(
         _label(
             "arithmetic intensity, FLOP per byte",
@@ -164,8 +165,8 @@ def _decades(values: Sequence[float]) -> tuple[int, int]:
     return low, max(high, low + 1)
 
 
-def _axis_flops(decade: int) -> str:
-    return format_flops(10**decade).replace(".0", "")
+def _whole(power_of_ten: str) -> str:
+    return power_of_ten.replace(".0", "")
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:

@@ -178,7 +178,7 @@ def _latency(measurement: Measurement | None) -> Markup:
     spread = format_seconds_range(measurement.p10_s, measurement.p90_s)
     note = (
         f"{spread} · {measurement.scope.replace('_', ' ')} · "
-        f"{measurement.samples} runs after {measurement.warmup}"
+        f"{measurement.samples} runs after {measurement.warmup} to warm up"
     )
     environment = [measurement.environment] if measurement.environment else []
     return element(
@@ -206,7 +206,7 @@ def _deployment_facts(deployment: Deployment) -> list[tuple[str, str]]:
         name = f"Library {library.stage}" if several else "Library"
         size = format_bytes(library.file.size_bytes)
         facts.append((name, joined(element("code", breakable(library.file.file)), f" {size}")))
-    facts.append(("Outputs", deployment.verified))
+    facts.append(("Check", deployment.verified))
     discrepancy = deployment.discrepancy
     if discrepancy is not None:
         facts.append(("Reference", discrepancy.reference))
@@ -289,7 +289,7 @@ def _work(operators: Sequence[OpCost]) -> Markup:
 
 
 def _decisions(decisions: Sequence[Decision]) -> Markup:
-    title = "What the passes did, and what they left"
+    title = "What the passes decided"
     if not decisions:
         return _section(title, "No pass had anything to decide.")
     by_transform: dict[str, dict[tuple[bool, str], list[str]]] = {}
@@ -373,7 +373,7 @@ def _interface(manifest: Manifest) -> Markup:
         )
     if manifest.labels:
         notes.append(f"{len(manifest.labels)} class labels.")
-    panel = element("div", element("div", table, class_="scroll"), class_="panel")
+    panel = element("div", element("div", table, class_="scroll"), class_="panel tensors")
     return _section("Inputs and outputs", " ".join(notes), panel)
 
 
@@ -448,7 +448,7 @@ def _operator_row(cost: OpCost, total: int, largest: int) -> Markup:
         element("td", shape, class_="wide mono", data_value=shape),
         element(
             "td",
-            work,
+            element("div", work),
             class_="share",
             data_value=cost.flops,
             style=f"--part:{100 * cost.flops / largest:.1f}%",

@@ -10,12 +10,12 @@ from tvm_iovt.report.markup import Markup, element, joined
 _STYLE = """
 :root{color-scheme:light dark;
 --page:#f6f7f8;--surface:#fff;--ink:#16191d;--soft:#5b6470;--line:#e1e4e8;--track:#eceff2;
---work:#2468b0;--work-soft:#2468b01f;--traffic:#c2742a;--good:#17724a;--good-bg:#e2f3ea;
+--work:#2468b0;--traffic:#c2742a;--good:#17724a;--good-bg:#e2f3ea;
 --bad:#b3261e;--bad-bg:#fbe6e4;--wait:#7d5700;--wait-bg:#fbf0d6;
 --c0:#2468b0;--c1:#d9822b;--c2:#1a936f;--c3:#a8479d;--c4:#c8443c;--c5:#7c8794}
 @media (prefers-color-scheme:dark){:root{
 --page:#111417;--surface:#191d22;--ink:#e6e9ed;--soft:#98a2ae;--line:#2a3038;--track:#252b32;
---work:#6cb0f2;--work-soft:#6cb0f22b;--traffic:#e8a765;--good:#6fd3a2;--good-bg:#143226;
+--work:#6cb0f2;--traffic:#e8a765;--good:#6fd3a2;--good-bg:#143226;
 --bad:#ff9a92;--bad-bg:#43201d;--wait:#ecc36c;--wait-bg:#3a2f14;
 --c0:#6cb0f2;--c1:#f0a95c;--c2:#54cfa6;--c3:#d993d0;--c4:#f58a82;--c5:#8b96a3}}
 *{box-sizing:border-box}
@@ -39,7 +39,7 @@ font-size:.865em;overflow-wrap:anywhere}
 overflow:hidden;gap:1px;background:var(--line)}
 .tiles div{background:var(--surface);padding:14px 18px 13px}
 .tiles dt{color:var(--soft);font-size:13px}
-.tiles dd{margin:0;font-size:22px;font-weight:600;letter-spacing:-.01em;white-space:nowrap}
+.tiles dd{margin:0;font-size:20px;font-weight:600;letter-spacing:-.01em;white-space:nowrap}
 .tiles small{display:block;font-size:12.5px;font-weight:400;color:var(--soft);letter-spacing:0;
 white-space:normal}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:16px}
@@ -58,8 +58,9 @@ white-space:normal}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:3px 16px;margin:0;font-size:13.5px}
 .facts dt{color:var(--soft)}
 .facts dd{margin:0;overflow-wrap:anywhere}
-.split{display:grid;grid-template-columns:minmax(0,5fr) minmax(0,6fr);gap:16px;align-items:start}
-.split>.panel{padding:18px 20px}
+.split{display:grid;grid-template-columns:minmax(0,5fr) minmax(0,6fr);gap:16px}
+.split>.panel{padding:18px 20px 14px}
+.split p{margin:8px 0 0}
 .split h3{margin-bottom:12px}
 .legend{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:12.5px;color:var(--soft);
 margin:0 0 10px;padding:0;list-style:none}
@@ -73,7 +74,7 @@ margin:0 0 10px;padding:0;list-style:none}
 .plot{width:100%;height:auto;display:block}
 .plot text{fill:var(--soft);font-size:12px}
 .plot .grid{stroke:var(--line);stroke-width:1}
-.plot .iso{stroke:var(--line);stroke-width:1;stroke-dasharray:2 4}
+.plot .iso{stroke:var(--soft);stroke-width:1;stroke-dasharray:1 5;opacity:.55}
 .plot .iso-label{font-size:11px;opacity:.85}
 .plot circle{fill-opacity:.72;stroke:var(--surface);stroke-width:1}
 .plot circle:hover{fill-opacity:1;stroke:var(--ink)}
@@ -93,9 +94,13 @@ th button::after{content:"\\2195";margin-left:5px;opacity:.4;font-size:11px}
 th[aria-sort=ascending] button::after{content:"\\2191";opacity:1}
 th[aria-sort=descending] button::after{content:"\\2193";opacity:1}
 .operators tbody tr:hover{background:var(--track)}
-.operators .name{min-width:230px}
-td.share{min-width:150px;background:linear-gradient(var(--work-soft),var(--work-soft)) no-repeat
-left 0/var(--part) 100%}
+.operators .name{min-width:230px;width:38%}
+.operators .wide{white-space:nowrap}
+td.share{min-width:165px}
+td.share div{white-space:nowrap;padding-bottom:4px;
+background:linear-gradient(var(--work),var(--work)) no-repeat left bottom/var(--part) 3px}
+.tensors td:nth-child(2){min-width:104px}
+#count{white-space:nowrap}
 .tools{display:flex;justify-content:space-between;align-items:center;gap:12px;
 padding:12px 14px;border-bottom:1px solid var(--line)}
 .tools input{font:inherit;font-size:14px;color:inherit;background:var(--page);
@@ -131,7 +136,7 @@ header{padding-top:26px}h1{font-size:24px}section{margin-top:34px}
 .plot text{font-size:21px}.plot .iso-label{font-size:18px}.plot circle{stroke-width:1.5}
 .passes ul{padding-left:18px}.passes li{grid-template-columns:minmax(0,1fr)}
 th,td{padding:7px 10px}
-.operators .wide{display:none}.operators .name{min-width:150px}td.share{min-width:96px}}
+.operators .wide{display:none}.operators .name{min-width:150px}td.share{min-width:148px}}
 @media print{body{background:#fff}.tools{display:none}.panel{break-inside:avoid}
 .operators{break-inside:auto}}
 """

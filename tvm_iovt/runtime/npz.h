@@ -220,7 +220,8 @@ inline void WriteNpz(const std::string& path, const std::map<std::string, NpyArr
     Append(&directory, kCentralHeader, 4);
     Append(&directory, 20, 2);
     directory += common;
-    Append(&directory, 0, 10);  // comment, disk, attributes
+    Append(&directory, 0, 6);  // comment, disk, internal attributes
+    Append(&directory, 0, 4);  // external attributes
     Append(&directory, offset, 4);
     directory += name;
     stream << local << body;

@@ -107,7 +107,7 @@ def _clip_bound(function: Any) -> tuple[str, float | None] | None:
         return None
     if isinstance(value.b, tvm.tirx.FloatImm):
         return name, float(value.b.value)
-    if isinstance(value.b, tvm.ir.expr.TensorLoad) and len(value.b.buffer.shape) == 0:
+    if isinstance(value.b, tvm.ir.expr.TensorLoad) and len(value.b.indices) == 0:
         return name, None
     return None
 

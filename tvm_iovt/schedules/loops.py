@@ -45,7 +45,7 @@ def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) 
         cpu: The vector width and the number of cores.
         operations: Work of the block, to decide whether it is worth several threads.
     """
-    dtype = str(schedule.get(block).writes[0].buffer.dtype)
+    dtype = str(schedule.get(block).writes[0].source.dtype)
     lanes = lanes_of(cpu, dtype_bits(dtype))
     loops = schedule.get_loops(block)
     if not loops:
@@ -89,7 +89,7 @@ def _is_contiguous(schedule: Any, block: Any) -> bool:
         if len(region.region) != len(axes):
             return False
         for rng, axis, size, var in zip(
-            region.region, axes, region.buffer.shape, node.iter_vars, strict=True
+            region.region, axes, region.source.shape, node.iter_vars, strict=True
         ):
             if not rng.min.same_as(axis) or int(size) != int(var.dom.extent):
                 return False

@@ -74,7 +74,7 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
     extents = spatial_extents(schedule, block)
     taps = volume(reduce_extents(schedule, block))
     work = volume(extents) * taps
-    lanes = lanes_of(cpu, dtype_bits(str(node.writes[0].buffer.dtype)))
+    lanes = lanes_of(cpu, dtype_bits(str(node.writes[0].source.dtype)))
     loops = schedule.get_loops(block)
     spatial, reduce_loops = loops[: len(extents)], loops[len(extents) :]
     width = vector_width(extents[-1], lanes) if extents and len(node.writes) == 1 else 1

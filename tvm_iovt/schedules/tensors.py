@@ -21,7 +21,7 @@ def array_of(constant: Any) -> np.ndarray:
 
 def constant(value: np.ndarray, dtype: str) -> Any:
     """A Relax constant."""
-    return relax.const(np.ascontiguousarray(value), dtype)
+    return relax.const(np.asarray(value, dtype, order="C"), dtype)
 
 
 def shape_of(expr: Any) -> tuple[int, ...] | None:

@@ -55,8 +55,8 @@ def write_onnx(
     stream = io.BytesIO()
     model = model.eval()
     with torch.no_grad(), warnings.catch_warnings():
-        # The newer exporter folds BatchNormalization away and cannot be told not to.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        # The exporter's remarks are about itself; whether the result is right is checked below.
+        warnings.simplefilter("ignore")
         expected = model(sample).numpy()
         torch.onnx.export(
             model,
@@ -67,10 +67,12 @@ def write_onnx(
             opset_version=OPSET,
             training=mode,
             do_constant_folding=not training_form,
-            dynamo=False,
+            dynamo=False,  # the newer exporter always folds BatchNormalization away
         )
     proto = onnx.load_from_string(stream.getvalue())
-    if not training_form:
+    if training_form:
+        _unshare_initializers(proto)
+    else:
         import onnxslim
 
         proto = onnxslim.slim(proto)
@@ -87,3 +89,18 @@ def write_onnx(
             do="try another version of torch; 2.13 is known to work",
         )
     write_atomically(out, content)
+
+
+def _unshare_initializers(proto: Any) -> None:
+    """Gives every node its own copy of its parameters.
+
+    The exporter merges parameters of equal value and puts Identity nodes in their place. The
+    biases of parallel branches are always equal: they start at zero and get the same gradients.
+    """
+    initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in [n for n in proto.graph.node if n.op_type == "Identity"]:
+        if node.input[0] in initializers:
+            copy = proto.graph.initializer.add()
+            copy.CopyFrom(initializers[node.input[0]])
+            copy.name = node.output[0]
+            proto.graph.node.remove(node)

@@ -1,0 +1,63 @@
+"""Compile vision networks for the devices of a video-edge system, on Apache TVM.
+
+>>> import tvm_iovt
+>>> result = tvm_iovt.compile("model.onnx", targets="host,arm")
+>>> executor = tvm_iovt.load(result.path)
+>>> outputs = executor.run({"input": image})
+
+Importing this package imports neither TVM nor torch; the calls do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_iovt._version import __version__
+
+if TYPE_CHECKING:
+    from tvm_iovt.compiler import Compilation
+    from tvm_iovt.runtime import Executor
+
+__all__ = ["__version__", "compile", "load"]
+
+
+def compile(  # noqa: A001  # the verb's name, as on the command line
+    model: str | Path,
+    *,
+    targets: str = "host",
+    output: str | Path | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    **options: Any,
+) -> Compilation:
+    """Compile a model to a verified bundle; what `tvm-iovt compile` calls.
+
+    Args:
+        model: ONNX file or torch.export program.
+        targets: Comma-separated target names.
+        output: The bundle; by default `<model>.iovt` in the current folder.
+        input_shapes: Static shapes of inputs that the model leaves open, by name.
+        **options: Further fields of `tvm_iovt.compiler.CompileOptions`.
+
+    Raises:
+        IovtError: See `tvm_iovt.errors`.
+    """
+    from tvm_iovt.compiler import CompileOptions, compile_model
+
+    return compile_model(
+        Path(model),
+        CompileOptions(
+            targets=targets,
+            output=None if output is None else Path(output),
+            input_shapes=dict(input_shapes or {}),
+            **options,
+        ),
+    )
+
+
+def load(path: str | Path, *, target: str | None = None) -> Executor:
+    """Load a bundle for this machine; see `tvm_iovt.runtime.load`."""
+    from tvm_iovt import runtime
+
+    return runtime.load(path, target=target)

@@ -1,0 +1,124 @@
+"""The CPU lowering: channels-last, packed weights, fused operators, scheduled loops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.s_tir import Schedule
+
+from tvm_iovt.schedules.constants import fold_constants
+from tvm_iovt.schedules.contraction import Contraction
+from tvm_iovt.schedules.elementwise import Elementwise, ParallelOnly
+from tvm_iovt.schedules.layout import propagate_channels_last
+from tvm_iovt.schedules.packing import pack_constant_weights
+from tvm_iovt.schedules.reduction import Reduction
+from tvm_iovt.schedules.template import Refusal, Template
+from tvm_iovt.schedules.window import Window
+from tvm_iovt.types import CpuSpec, Decision
+
+SCHEDULED = "tirx.is_scheduled"
+"""Function attribute that TVM's default schedules and tuner respect."""
+
+TEMPLATES: tuple[Template, ...] = (
+    Contraction(),
+    Window(),
+    Reduction(),
+    Elementwise(),
+    ParallelOnly(),
+)
+"""In order of preference; the first that matches and applies wins."""
+
+
+def lower_for_cpu(
+    mod: Any, cpu: CpuSpec, target: Any
+) -> tuple[Any, tuple[Decision, ...]]:
+    """Legalise, fuse and schedule a Relax module for a CPU.
+
+    Args:
+        mod: `tvm.IRModule` with a function `main` of static shapes whose parameters are constants;
+            images are NCHW, as the ONNX importer makes them.
+        cpu: Vector width, registers, caches and cores to schedule for.
+        target: `tvm.target.Target` of kind `llvm` for the same CPU.
+
+    Returns:
+        The module, ready for the data-flow lowering of `tvm.relax.backend.cpu_generic`, and one
+        decision per PrimFunc. Inputs and outputs keep their shapes and types.
+    """
+    with target:
+        mod = relax.transform.DecomposeOpsForInference()(mod)
+        mod = fold_constants(mod)
+        mod = propagate_channels_last(mod)
+        mod = pack_constant_weights(mod, cpu)
+        mod = tvm.transform.Sequential(
+            [
+                relax.backend.DispatchSampling(),
+                relax.backend.DispatchSortScan(),
+                relax.transform.LegalizeOps(),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FoldConstant(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(mod)
+        return schedule_functions(mod, cpu)
+
+
+def schedule_functions(mod: Any, cpu: CpuSpec) -> tuple[Any, tuple[Decision, ...]]:
+    """Schedule every PrimFunc of a module that has no schedule yet."""
+    functions = dict(mod.functions.items())
+    decisions: list[Decision] = []
+    for var in sorted(functions, key=lambda v: str(v.name_hint)):
+        function = functions[var]
+        if not isinstance(function, tvm.tirx.PrimFunc) or SCHEDULED in (function.attrs or {}):
+            continue
+        scheduled, decision = schedule_function(function, cpu, str(var.name_hint))
+        functions[var] = scheduled
+        decisions.append(decision)
+    return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos), tuple(decisions)
+
+
+def schedule_function(
+    function: Any, cpu: CpuSpec, name: str, templates: tuple[Template, ...] = TEMPLATES
+) -> tuple[Any, Decision]:
+    """Schedule one PrimFunc with the first template that fits.
+
+    Args:
+        function: An unscheduled PrimFunc.
+        cpu: The CPU to schedule for.
+        name: For the decision.
+        templates: In order of preference.
+
+    Returns:
+        The function, marked as scheduled, and what was done. Without any applicable template the
+        function is returned as it came.
+    """
+    refusals: list[str] = []
+    for template in templates:
+        try:
+            schedule = Schedule(tvm.IRModule({"main": function}))
+            match = template.match(schedule)
+            if isinstance(match, Refusal):
+                refusals.append(f"{template.name}: {match.reason}")
+                continue
+            template.apply(schedule, match, cpu)
+            result = schedule.mod["main"].with_attr(SCHEDULED, True)
+        except Exception as error:  # TVM raises plain and unrelated classes; a build must not fail
+            refusals.append(f"{template.name}: {_first_line(error)}")
+            continue
+        reason = f"{template.name}: {match.detail}"
+        if refusals:
+            reason += f" (not {'; not '.join(refusals)})"
+        return result, Decision(
+            transform="ScheduleForCpu", subject=name, applied=True, reason=reason
+        )
+    return function, Decision(
+        transform="ScheduleForCpu", subject=name, applied=False, reason="; ".join(refusals)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "rror" in line), lines[0] if lines else repr(error))
