@@ -58,7 +58,9 @@ def small_network() -> onnx.ModelProto:
     }
     nodes = [
         helper.make_node("Conv", ["image", "w0"], ["c0"], "conv0", pads=[1] * 4, strides=[2, 2]),
-        helper.make_node("BatchNormalization", ["c0", "scale", "bias", "mean", "var"], ["n0"], "bn"),
+        helper.make_node(
+            "BatchNormalization", ["c0", "scale", "bias", "mean", "var"], ["n0"], "bn"
+        ),
         helper.make_node("Clip", ["n0", "lo", "hi"], ["r0"], "clip"),
         helper.make_node("Conv", ["r0", "w1", "b1"], ["c1"], "depthwise", pads=[1] * 4, group=24),
         helper.make_node("Add", ["c1", "r0"], ["a"], "residual"),

@@ -172,9 +172,7 @@ def _preprocess(options: CompileOptions, network: Network) -> Preprocess | None:
     return images.preset(options.preprocess)
 
 
-def _sample(
-    options: CompileOptions, network: Network, preprocess: Preprocess | None
-) -> Arrays:
+def _sample(options: CompileOptions, network: Network, preprocess: Preprocess | None) -> Arrays:
     from tvm_iovt import images
     from tvm_iovt.frontend.network import sample_inputs
 
@@ -298,7 +296,7 @@ def _verify(
     """The deployment with the result of running it, or with the reason why it was not run."""
     from tvm_iovt import runtime
 
-    reason = runtime.why_not_here(deployment)
+    reason = runtime.why_not_here(folder, deployment)
     if reason:
         return _verify_elsewhere(folder, deployment, expected, network, options, progress, reason)
     progress(f"running {deployment.name} on this machine")

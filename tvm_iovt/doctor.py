@@ -122,6 +122,4 @@ def _package(name: str, use: str, *, required: bool) -> Finding:
             cure=f"pip install {name}",
             required=required,
         )
-    return Finding(
-        name=name, ok=True, detail=f"{metadata.version(name)}; {use}", required=required
-    )
+    return Finding(name=name, ok=True, detail=f"{metadata.version(name)}; {use}", required=required)

@@ -102,7 +102,9 @@ def run_bundle(
             kept.append(outputs)
     if first is None:
         raise UsageError("There is nothing to run on", seen="folders without images")
-    measurements = executor.benchmark(first, warmup=max(3, repeat // 10), repeat=repeat) if repeat else ()
+    measurements = (
+        executor.benchmark(first, warmup=max(3, repeat // 10), repeat=repeat) if repeat else ()
+    )
     if output is not None:
         _save(output, kept)
     return Inference(
@@ -169,7 +171,9 @@ def _save(path: Path, outputs: list[Arrays]) -> None:
     arrays = (
         outputs[0]
         if len(outputs) == 1
-        else {f"{i}/{name}": value for i, each in enumerate(outputs) for name, value in each.items()}
+        else {
+            f"{i}/{name}": value for i, each in enumerate(outputs) for name, value in each.items()
+        }
     )
     temporary = path.with_name(f".{path.name}.partial")
     try:

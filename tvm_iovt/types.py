@@ -380,7 +380,9 @@ def _decode_dataclass(cls: type[Any], data: Any, where: str) -> Any:
         if unknown:
             parts.append(f"unknown {', '.join(unknown)} (known: {', '.join(fields)})")
         raise IovtError(f"{where} has the wrong fields", seen="; ".join(parts))
-    return cls(**{name: _decode(hints[name], item, f"{where}.{name}") for name, item in data.items()})
+    return cls(
+        **{name: _decode(hints[name], item, f"{where}.{name}") for name, item in data.items()}
+    )
 
 
 def _wrong(where: str, wanted: str, data: Any) -> IovtError:

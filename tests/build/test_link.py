@@ -132,9 +132,7 @@ def test_nothing_installed_names_both_ways_to_install(arch: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_installed")
-def test_order_is_cross_gcc_then_zig(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_order_is_cross_gcc_then_zig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     arch = foreign_arch()
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -285,21 +283,40 @@ def test_elf_machine_looks_at_class_and_byte_order(
     assert elf_machine(path) == machine
 
 
-@pytest.mark.parametrize("kind", ["llvm", "c"])
-def test_tvm_exports_through_fcompile(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "target"),
+    [
+        ("aarch64", {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"}),
+        (
+            "armv7l",
+            {
+                "kind": "llvm",
+                "mtriple": "armv7l-linux-gnueabihf",
+                "mcpu": "cortex-a53",
+                "mattr": ["+neon"],
+                "mfloat-abi": "hard",
+            },
+        ),
+        # Exported as C source instead of an object, with include folders as options.
+        (host_arch(), {"kind": "c"}),
+    ],
+    ids=["aarch64", "armv7l", "c"],
+)
+def test_tvm_exports_through_fcompile(arch: str, target: dict[str, str], tmp_path: Path) -> None:
     tvm = pytest.importorskip("tvm")
     from tvm import te
 
-    arch = "aarch64" if kind == "llvm" else host_arch()
-    if not linkers(cpu(arch)):
+    found = linkers(cpu(arch))
+    if not found:
         pytest.skip(f"no linker for {arch}")
     x = te.placeholder((16,), name="x")
     y = te.compute((16,), lambda i: te.exp(x[i]), name="y")
-    target = tvm.target.Target({"kind": "llvm", "mtriple": TRIPLES[arch]} if kind == "llvm" else "c")
-    built = tvm.tirx.build(tvm.IRModule({"main": te.create_prim_func([x, y])}), target=target)
-    output = tmp_path / "exported.so"
-    built.export_library(str(output), fcompile=find_linker(cpu(arch)).fcompile())
-    assert elf_machine(output) == arch
+    module = tvm.IRModule({"main": te.create_prim_func([x, y])})
+    built = tvm.tirx.build(module, target=tvm.target.Target(target))
+    for index, linker in enumerate(found):
+        output = tmp_path / f"{index}.so"
+        built.export_library(str(output), fcompile=linker.fcompile())
+        assert elf_machine(output) == arch, linker.name
 
 
 def test_host_arch_is_one_of_uname(host: Linker) -> None:

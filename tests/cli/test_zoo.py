@@ -28,12 +28,12 @@ def test_list_as_json(runner):
     assert entries[0]["input_shape"] == [1, 1, 28, 28]
 
 
-def test_export_to_the_current_folder(runner):
-    with runner.isolated_filesystem():
-        result = runner.invoke(zoo, ["export", "digits"])
-        assert result.exit_code == 0
-        assert "10 class names" in result.stdout
-        onnx.checker.check_model(onnx.load("digits.onnx"))
+def test_export_to_the_current_folder(runner, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(zoo, ["export", "digits"])
+    assert result.exit_code == 0
+    assert "10 class names" in result.stdout
+    onnx.checker.check_model(onnx.load("digits.onnx"))
 
 
 def test_export_as_json(runner, tmp_path):

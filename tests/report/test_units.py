@@ -98,7 +98,8 @@ def test_range_shares_the_unit_of_its_upper_end():
 
 
 def test_shapes():
-    assert units.format_shape((1, 3, "H", "W")) == "1x3xHxW"
+    assert units.format_shape((1, 3, "H", "W")) == "1 x 3 x H x W"
+    assert units.format_shape((1, 3, 8, 8)) == "1x3x8x8"
     assert units.format_shape(()) == "scalar"
 
 

@@ -8,8 +8,8 @@ from tvm_iovt.images import read_metadata
 
 pytest.importorskip("torch")
 
-from tvm_iovt.zoo.mnist import FILES  # noqa: E402
-from tvm_iovt.zoo.train_digits import SHIFT_PIXELS, _shift, accuracy, main, train  # noqa: E402
+from tvm_iovt.zoo.mnist import FILES
+from tvm_iovt.zoo.train_digits import SHIFT_PIXELS, _shift, accuracy, main, train
 
 
 def _easy_set(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -27,10 +27,15 @@ def _write_set(folder, split, images, labels):
         (folder / name).write_bytes(header + array.tobytes())
 
 
-def test_training_learns_and_repeats():
+def test_training_learns():
     images, labels = _easy_set(640)
-    models = [train(images, labels, epochs=6, batch_size=64, seed=3) for _ in range(2)]
-    assert accuracy(models[0], images, labels) > 0.9
+    model = train(images, labels, epochs=10, batch_size=64)
+    assert accuracy(model, images, labels) > 0.7  # chance is 0.1
+
+
+def test_training_repeats():
+    images, labels = _easy_set(128)
+    models = [train(images, labels, epochs=1, batch_size=32, seed=3) for _ in range(2)]
     first, second = (model.classify.weight.detach().numpy() for model in models)
     np.testing.assert_array_equal(first, second)
 

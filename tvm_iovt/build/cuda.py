@@ -1,9 +1,9 @@
 """Compiling networks for NVIDIA GPUs on any machine, with or without a GPU.
 
-    with compiling_for("sm_87"), target:
-        executable = relax.build(lower_for_cuda(module, target), target, relax_pipeline=None)
-    executable.export_library(path, fcompile=find_linker(cpu).fcompile())
-    check_embedded(path, "sm_87")
+with compiling_for("sm_87"), target:
+    executable = relax.build(lower_for_cuda(module, target), target, relax_pipeline=None)
+executable.export_library(path, fcompile=find_linker(cpu).fcompile())
+check_embedded(path, "sm_87")
 """
 
 from __future__ import annotations

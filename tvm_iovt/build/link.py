@@ -57,6 +57,7 @@ _DEBIAN_PACKAGES = {
     "armv7l": "g++-arm-linux-gnueabihf",
 }
 
+_CXX_SUFFIXES = (".cc", ".cpp", ".cxx")
 _STDERR_LINES = 20
 
 
@@ -65,16 +66,18 @@ class Linker:
     """A command that links shared libraries for one CPU architecture.
 
     Attributes:
-        command: The compiler driver and the arguments that select the architecture.
+        command: The C++ compiler driver and the arguments that select the architecture.
         arch: What its output must be for, as `uname -m` prints it.
         triple: LLVM triple of the objects it is given.
-        name: For listings, e.g. `aarch64-linux-gnu-g++` or `zig c++ (aarch64-linux-gnu.2.28)`.
+        name: For listings, e.g. `aarch64-linux-gnu-g++` or `zig (aarch64-linux-gnu.2.28)`.
+        c_command: The same for inputs without C++ sources; empty if `command` will do.
     """
 
     command: tuple[str, ...]
     arch: str
     triple: str
     name: str
+    c_command: tuple[str, ...] = ()
 
     def link(
         self,
@@ -96,8 +99,9 @@ class Linker:
             ToolchainError: The linker failed, took too long, or wrote a file for another
                 architecture. The message carries the whole command.
         """
+        has_cxx = any(file.suffix in _CXX_SUFFIXES for file in objects)
         command = [
-            *self.command,
+            *(self.command if has_cxx else self.c_command or self.command),
             *("-shared", "-fPIC", "-O2", "-Wl,--as-needed", "-o", str(output)),
             *map(str, objects),
             *options,
@@ -253,14 +257,23 @@ def _zig(arch: str, triple: str) -> Linker | None:
     else:
         return None
     target = _ZIG_TARGETS[arch]
-    return Linker((*zig, "c++", "-target", target), arch, triple, f"zig c++ ({target})")
+    return Linker(
+        (*zig, "c++", "-target", target),
+        arch,
+        triple,
+        f"zig ({target})",
+        # The C++ driver builds libc++ first, which takes more than a minute when its cache is cold.
+        (*zig, "cc", "-target", target),
+    )
 
 
 def _preferred(arch: str, triple: str, prefer: str) -> Linker:
     try:
         words = shlex.split(prefer)
     except ValueError as error:
-        raise ToolchainError(f"Cannot read the linker command {prefer!r}", seen=str(error)) from None
+        raise ToolchainError(
+            f"Cannot read the linker command {prefer!r}", seen=str(error)
+        ) from None
     if words == ["zig"] and (zig := _zig(arch, triple)):
         return zig
     path = shutil.which(words[0]) if words else None

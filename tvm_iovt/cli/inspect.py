@@ -109,7 +109,7 @@ def _model_parts(found: ModelInspection, *, every: bool) -> list[RenderableType]
     if nodes:
         parts.append(tables.unsupported_table(nodes))
     else:
-        parts.append(Text("All operators can be compiled."))
+        parts.append(Text("TVM imports all of these operators."))
     return parts
 
 
@@ -157,11 +157,12 @@ def _tensor_rows(tensors: tuple[SymbolicTensor, ...]) -> list[tuple[str, str, st
 
 
 def _shapes_hint(inputs: tuple[SymbolicTensor, ...]) -> str:
-    from tvm_iovt.report.units import format_shape
-
     flags = " ".join(
-        f"--input-shape {t.name}={format_shape(t.shape) if t.shape else 'D0xD1x...'}"
+        f"--input-shape {t.name}="
+        + "x".join(str(d) if isinstance(d, int) else "?" for d in t.shape)
+        if t.shape
+        else f"--input-shape {t.name}=?x?"
         for t in inputs
         if not t.is_static
     )
-    return f"Costs need fixed input shapes: {flags} (with numbers for the symbols)."
+    return f"Costs need fixed input shapes: {flags} with a number for each ?."

@@ -50,7 +50,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tvm-iovt")
 def cli() -> None:
-    r"""Compile vision networks for the devices of a video-edge system.
+    """Compile vision networks for the devices of a video-edge system.
 
     \b
     tvm-iovt compile model.onnx --targets host,arm
@@ -58,7 +58,7 @@ def cli() -> None:
 
     Exit codes: 0 ok, 2 usage, 3 model, 4 target or toolchain, 5 device, 6 numerics, 7 tuning,
     8 bundle, 130 interrupted, 1 a bug of ours.
-    """
+    """  # noqa: D301  # click's marker for a paragraph to leave as it is
 
 
 class _Terminated(KeyboardInterrupt):

@@ -29,7 +29,8 @@ def _load_config(ctx: click.Context, _parameter: click.Parameter, value: Path | 
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"Cannot read the configuration {value}", seen=str(error)) from error
     table = tables.get(ctx.info_name or "", {})
-    known = {p.name: p for p in ctx.command.params if p.name != "config"}
+    options = [p for p in ctx.command.params if isinstance(p, click.Option)]
+    known = {p.name for p in options if p.name != "config"}
     flags = {key.replace("-", "_"): item for key, item in table.items()}
     unknown = sorted(set(flags) - set(known))
     if unknown:

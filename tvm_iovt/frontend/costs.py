@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import onnx
 from onnx import shape_inference
 
-from tvm_iovt.errors import ModelError
 from tvm_iovt.types import OpCost
 
 _DIVISION = 4
@@ -201,10 +200,10 @@ class Totals:
 def operator_costs(model: onnx.ModelProto) -> tuple[OpCost, ...]:
     """Count FLOPs and bytes of every node, in the order of the graph.
 
-    `Constant` nodes are not operators and have no cost. An operator that reads constants only is folded by the compiler and costs nothing; its result
-    is a weight of the operators that read it, in its own dtype. An operator that cannot be costed
-    (a shape that is not static, control flow, an operator without a formula here) has zero cost
-    and the empty string as its dtype; see `is_unknown`.
+    `Constant` nodes are not operators. An operator that reads constants only is folded by the
+    compiler and costs nothing; its result is a weight of the operators that read it, in its own
+    dtype. An operator that cannot be costed (a shape that is not static, control flow, an operator
+    without a formula here) has zero cost and the empty string as its dtype; see `is_unknown`.
 
     Args:
         model: A model of less than 2 GB whose input shapes are fixed.
@@ -212,18 +211,8 @@ def operator_costs(model: onnx.ModelProto) -> tuple[OpCost, ...]:
     Returns:
         One `OpCost` a node; `index` is the position in `model.graph.node` and `name` the node's
         name, or that of its first output if it has none.
-
-    Raises:
-        ModelError: The shapes in the model contradict each other.
     """
-    try:
-        graph = shape_inference.infer_shapes(model, data_prop=True).graph
-    except shape_inference.InferenceError as error:
-        raise ModelError(
-            "The shapes inside the model contradict each other",
-            seen=str(error).strip().splitlines()[-1][:300],
-            do="check the sizes given with --input-shape against what the model accepts",
-        ) from error
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
     tensors = _tensors(graph)
     constants = {initializer.name for initializer in graph.initializer}
     costs = []
@@ -384,7 +373,13 @@ def _flops(node: onnx.NodeProto, tensors: dict[str, _Tensor]) -> int | None:
     if op in _REDUCTIONS:
         return _REDUCTIONS[op] * first.elements
     formula = _FORMULAS.get(op)
-    return None if formula is None else formula(node, inputs, first, output)
+    if formula is None:
+        return None
+    try:
+        return formula(node, inputs, first, output)
+    except (IndexError, ValueError):
+        # Declared shapes of a rank that the operator does not allow.
+        return None
 
 
 _Formula = Callable[[onnx.NodeProto, "list[_Tensor | None]", _Tensor, _Tensor], int]
@@ -395,8 +390,7 @@ def _conv(
 ) -> int:
     # The weight is [out, in / groups, *kernel]: every output element is a dot product with one
     # filter, whatever the stride, the dilation or the number of groups.
-    weight = inputs[3 if node.op_type == "QLinearConv" else 1]
-    assert weight is not None
+    weight = _required(inputs, 3 if node.op_type == "QLinearConv" else 1)
     return 2 * output.elements * math.prod(weight.shape[1:])
 
 
@@ -404,8 +398,7 @@ def _conv_transpose(
     node: onnx.NodeProto, inputs: list[_Tensor | None], first: _Tensor, output: _Tensor
 ) -> int:
     # The weight is [in, out / groups, *kernel]: every input element is scattered through it.
-    weight = inputs[1]
-    assert weight is not None
+    weight = _required(inputs, 1)
     return 2 * first.elements * math.prod(weight.shape[1:])
 
 
@@ -464,6 +457,13 @@ _FORMULAS: dict[str, _Formula] = {
     "Resize": _resize,
     "Upsample": _resize,
 }
+
+
+def _required(inputs: list[_Tensor | None], position: int) -> _Tensor:
+    tensor = inputs[position]
+    if tensor is None:
+        raise IndexError(position)
+    return tensor
 
 
 def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:

@@ -67,8 +67,9 @@ def format_cosine(value: float) -> str:
 
 
 def format_shape(shape: tuple[int | str, ...]) -> str:
-    """`(1, 3, 224, 224)` -> `1x3x224x224`; a scalar is `scalar`."""
-    return "x".join(map(str, shape)) or "scalar"
+    """`(1, 3, 224, 224)` -> `1x3x224x224`, with spaces around the `x` when there are symbols."""
+    symbolic = any(isinstance(size, str) for size in shape)
+    return (" x " if symbolic else "x").join(map(str, shape)) or "scalar"
 
 
 def printable(text: str) -> str:

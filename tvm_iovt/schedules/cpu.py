@@ -15,6 +15,7 @@ from tvm_iovt.schedules.layout import propagate_channels_last
 from tvm_iovt.schedules.packing import pack_constant_weights
 from tvm_iovt.schedules.reduction import Reduction
 from tvm_iovt.schedules.template import Refusal, Template
+from tvm_iovt.schedules.vector_math import legalize_map
 from tvm_iovt.schedules.window import Window
 from tvm_iovt.types import CpuSpec, Decision
 
@@ -55,7 +56,7 @@ def lower_for_cpu(
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
-                relax.transform.LegalizeOps(),
+                relax.transform.LegalizeOps(legalize_map()),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),

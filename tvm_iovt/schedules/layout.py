@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.s_tir import Schedule
 
+from tvm_iovt.schedules.template import blocks, is_reduction
 from tvm_iovt.schedules.tensors import (
     array_of,
     constant,
@@ -72,6 +73,7 @@ class ChannelsLast(PyExprMutator):
 
     def __init__(self, mod: Any) -> None:
         super().__init__(mod)
+        self.mod = mod
         self.nhwc: dict[Any, Any] = {}
         self.parts: dict[Any, list[Any]] = {}
         self.rewritten = 0
@@ -357,6 +359,36 @@ def _reshape(p: ChannelsLast, call: Any) -> Any | None:
     return _Exit(relax.op.reshape(p.form(data), list(out)))
 
 
+def _kernel(p: ChannelsLast, call: Any) -> Any | None:
+    """A kernel that the importer made directly, such as padding: its buffers are transposed."""
+    data = list(call.args[1].fields) if isinstance(call.args[1], relax.Tuple) else []
+    images = [i for i, d in enumerate(data) if shape_of(d) != ()]
+    shape = shape_of(call)
+    if len(images) != 1 or not p.known(data[images[0]]) or shape is None or len(shape) != 4:
+        return None
+    schedule = Schedule(p.mod[call.args[0]])
+    found = blocks(schedule)
+    if len(found) != 1 or is_reduction(schedule, found[0]):
+        return None
+    node = schedule.get(found[0])
+    reads = [i for i, r in enumerate(node.reads) if len(r.region) == 4]
+    if len(node.writes) != 1 or len(reads) != 1 or len(schedule.get_loops(found[0])) != 4:
+        return None
+    try:
+        for buffer in (("read", reads[0]), ("write", 0)):
+            schedule.transform_layout(
+                found[0], buffer, lambda n, c, h, w: (n, h, w, c), assume_injective_transform=True
+            )
+        n, c, h, w = schedule.get_loops(found[0])
+        schedule.reorder(n, h, w, c)
+    except Exception:  # TVM raises unrelated classes; the kernel then keeps its layout
+        return None
+    var = p.builder_.add_func(schedule.mod["main"], f"{call.args[0].name_hint}_nhwc")
+    data[images[0]] = p.form(data[images[0]])
+    out = relax.TensorType(tuple(shape[i] for i in TO_NHWC), dtype_of(call))
+    return relax.call_tir(var, relax.Tuple(data), out)
+
+
 _RULES: dict[str, Callable[[ChannelsLast, Any], Any | None]] = {
     **dict.fromkeys(_UNARY, _unary),
     **dict.fromkeys(_BROADCAST, _broadcast),
@@ -364,6 +396,7 @@ _RULES: dict[str, Callable[[ChannelsLast, Any], Any | None]] = {
     **dict.fromkeys(_POOL, _pool),
     "relax.nn.conv2d": _conv2d,
     "relax.nn.conv2d_transpose": _conv2d_transpose,
+    "relax.call_tir": _kernel,
     "relax.concat": _concat,
     "relax.split": _split,
     "relax.image.resize2d": _resize,
@@ -384,6 +417,6 @@ def propagate_channels_last(mod: Any) -> Any:
     """`main` with channels-last convolutions; its inputs and outputs keep their layout."""
     mutated = ChannelsLast(mod)
     function = mutated.visit_expr(mod["main"])
-    mod = tvm.IRModule(dict(mod.functions.items()))
+    mod = mutated.builder_.get()
     mod["main"] = function
     return relax.transform.DeadCodeElimination()(mod)
