@@ -241,9 +241,13 @@ def load_sample(
 
 def _validate(path: Path, manifest: Manifest) -> None:
     names = [deployment.name for deployment in manifest.deployments]
+    if not names:
+        raise _damaged(path / MANIFEST, "it has no deployment")
     if len(set(names)) != len(names):
         raise _damaged(path / MANIFEST, f"two deployments of one name among {', '.join(names)}")
     for deployment in manifest.deployments:
+        if not deployment.targets:
+            raise _damaged(path / MANIFEST, f"deployment {deployment.name} has no target")
         stages = [stage.index for stage in deployment.plan.stages]
         if sorted(stages) != sorted(library.stage for library in deployment.libraries):
             raise _damaged(

@@ -132,14 +132,14 @@ def compile_model(
         deployments, decisions = _build_all(network, specs, linkers, folder, progress)
         bundle.save_sample(folder, inputs, expected)
         manifest = _manifest(network, deployments, decisions, preprocess, folder)
-        _write(folder, manifest)
+        manifest = _write(folder, manifest)
         if options.verify:
             checked = [
                 _verify(folder, deployment, inputs, expected, network, options, progress)
                 for deployment in manifest.deployments
             ]
             manifest = dataclasses.replace(manifest, deployments=tuple(checked))
-            _write(folder, manifest)
+            manifest = _write(folder, manifest)
             failed = _first_failure(manifest)
             if failed is not None and not options.keep:
                 raise _wrong_numerics(failed, destination, kept=False)
@@ -275,13 +275,14 @@ def _manifest(
     )
 
 
-def _write(folder: Path, manifest: Manifest) -> None:
-    """Write the report, then the manifest that records it."""
+def _write(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the report, then the manifest that records it; returns that."""
     from tvm_iovt.report.html import html_report
 
     (folder / REPORT).write_text(html_report(manifest), encoding="utf-8")
     recorded = dataclasses.replace(manifest, report=bundle.record(folder, REPORT))
     bundle.save_manifest(folder, recorded)
+    return recorded
 
 
 def _verify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def _findings() -> Iterator[Finding]:
     )
     yield Finding(name="CPU", ok=True, detail=_cpu(), required=True)
     for name in targets.names():
-        yield _attempt(f"target {name}", lambda name=name: _target(name), required=name == "host")
+        yield _attempt(f"target {name}", functools.partial(_target, name), required=name == "host")
     yield _attempt("CUDA compiler", _cuda_compiler)
     yield _emulator("aarch64")
     for package, use in (

@@ -107,7 +107,8 @@ class TargetSpec:
 class OpCost:
     """Work and traffic of one operator. A multiply-add counts as two FLOPs.
 
-    `bytes_in` and `bytes_out` are activations; weights are traffic too (`bytes_weights`).
+    `bytes_in` and `bytes_out` are activations; weights are traffic too (`bytes_weights`). An
+    operator whose shapes or formula are not known has zeros and an empty `dtype`.
     """
 
     index: int

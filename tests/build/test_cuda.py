@@ -100,6 +100,7 @@ def tiny_network() -> Any:
 
 def build(arch: str, kind: str, output: Path) -> Path:
     from tvm import relax
+    from tvm.relax.backend.cuda import pipeline as stock
 
     from tvm_iovt.build.cuda_pipeline import lower_for_cuda
 
@@ -107,7 +108,10 @@ def build(arch: str, kind: str, output: Path) -> Path:
     target = cuda_target(arch, cpu)
     with compiling_for(arch, prefer=kind), target:
         lowered = lower_for_cuda(tiny_network(), target)
-        executable = relax.build(lowered, target=target, relax_pipeline=None)
+        vm_passes = tvm.transform.Sequential(
+            [*stock.dataflow_lower_passes(target), *stock.finalize_passes(target)]
+        )
+        executable = relax.build(lowered, target=target, relax_pipeline=vm_passes)
     executable.export_library(str(output), fcompile=find_linker(cpu).fcompile())
     assert elf_machine(output) == cpu.arch
     return output
@@ -181,6 +185,7 @@ def test_the_compiler_that_knows_the_architecture_is_chosen(
     assert find_compiler("sm_87") is new
     assert find_compiler("sm_53") is old
     assert find_compiler("sm_87", prefer="nvrtc") is old
+    assert find_compiler() is new
 
 
 def test_no_compiler_names_both_ways_to_install(

@@ -111,8 +111,9 @@ def test_shapes_that_the_operators_refuse(tmp_path):
         helper.make_node("Add", ["a", "b"], ["y"], name="misfit"),
     ]
     path = save_model(tmp_path / "net.onnx", batch="N", nodes=nodes)
-    with pytest.raises(ModelError, match=r"net\.onnx contradict"):
+    with pytest.raises(ModelError, match=r"net\.onnx contradict") as caught:
         invoke(path, "--input-shape", "x=1x3x8x8")
+    assert "misfit" in caught.value.seen
 
 
 def test_unsupported_operators_are_named_with_their_nodes(tmp_path):

@@ -51,6 +51,7 @@ def compiling_for(arch: str, *, prefer: str = "") -> Iterator[CudaCompiler]:
         TargetError: `arch` is not the name of an architecture.
         ToolchainError: Kernels cannot be compiled for it on this machine, or one of them failed.
     """
+    check_arch(arch)
     compiler = find_compiler(arch, prefer=prefer)
     enable_codegen()
     import tvm_ffi

@@ -53,7 +53,7 @@ def check_embedded(library: Path, arch: str) -> None:
     if SOURCE_MARKER in data:
         raise ToolchainError(
             f"{library.name} carries CUDA source instead of machine code",
-            seen="the code generator fell back to source, which would need a compiler on the device",
+            seen="the code generator fell back to source, which needs a compiler on the device",
             do="report this: CUDA code generation was not enabled when the network was compiled",
         )
     archs = embedded_archs(data)

@@ -49,7 +49,9 @@ class CudaCompiler:
     archs: tuple[str, ...]
     path: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def name(self) -> str:
+        """For listings, e.g. `nvcc 12.9 (/usr/local/cuda/bin/nvcc)`."""
         where = f" ({self.path})" if self.path else ""
         return f"{self.kind} {self.version[0]}.{self.version[1]}{where}"
 
@@ -67,7 +69,7 @@ class CudaCompiler:
         check_arch(arch)
         if not self.supports(arch):
             raise ToolchainError(
-                f"{self} cannot compile for {arch}",
+                f"{self.name} cannot compile for {arch}",
                 seen=f"it knows {', '.join(self.archs)}",
                 do="CUDA 13 dropped everything before sm_75: " + INSTALL,
             )
@@ -135,11 +137,11 @@ def check_arch(arch: str) -> None:
         )
 
 
-def find_compiler(arch: str, *, prefer: str = "") -> CudaCompiler:
+def find_compiler(arch: str = "", *, prefer: str = "") -> CudaCompiler:
     """The compiler to use for an architecture: nvcc if it can, else NVRTC.
 
     Args:
-        arch: The architecture, e.g. `sm_87`.
+        arch: The architecture, e.g. `sm_87`; empty for whatever the compiler knows.
         prefer: `nvcc` or `nvrtc` to allow only that one.
 
     Raises:
@@ -147,7 +149,8 @@ def find_compiler(arch: str, *, prefer: str = "") -> CudaCompiler:
         ToolchainError: No compiler is installed, or none that is knows the architecture.
         UsageError: `prefer` is something else.
     """
-    check_arch(arch)
+    if arch:
+        check_arch(arch)
     if prefer not in ("", "nvcc", "nvrtc"):
         raise UsageError("The CUDA compiler is nvcc or nvrtc", seen=repr(prefer))
     installed = [c for c in compilers() if prefer in ("", c.kind)]
@@ -160,11 +163,11 @@ def find_compiler(arch: str, *, prefer: str = "") -> CudaCompiler:
             do=INSTALL,
         )
     for compiler in installed:
-        if compiler.supports(arch):
+        if not arch or compiler.supports(arch):
             return compiler
     raise ToolchainError(
         f"No CUDA compiler on this machine can compile for {arch}",
-        seen="; ".join(f"{c} knows {', '.join(c.archs)}" for c in installed),
+        seen="; ".join(f"{c.name} knows {', '.join(c.archs)}" for c in installed),
         do="CUDA 13 dropped everything before sm_75: " + INSTALL,
     )
 
@@ -286,7 +289,7 @@ def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[st
 def _failed(compiler: CudaCompiler, arch: str, output: str) -> ToolchainError:
     lines = output.strip().splitlines()[-_STDERR_LINES:]
     return ToolchainError(
-        f"{compiler} failed to compile the kernels for {arch}",
+        f"{compiler.name} failed to compile the kernels for {arch}",
         seen="\n        ".join(lines),
         do="check that the architecture exists and that the compiler works; else report this",
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def gpu_passes(target: tvm.target.Target) -> list[tvm.transform.Pass]:
-    """The passes from Relax operators to what the virtual machine runs, in order.
+    """The passes from Relax operators to scheduled kernels, in order.
 
     Args:
         target: A CUDA target with a host; some rules choose tile sizes by its limits.
@@ -42,21 +42,15 @@ def gpu_passes(target: tvm.target.Target) -> list[tvm.transform.Pass]:
             dlight.gpu.GeneralReduction(),
             dlight.gpu.Fallback(),
         ),
-        *stock.dataflow_lower_passes(target),
-        passes.StaticPlanBlockMemory(),
-        # No RewriteCUDAGraph: capturing needs a device that supports it, at a gain that only a
-        # measurement on that device can show.
-        passes.LowerAllocTensor(),
-        passes.KillAfterLastUse(),
-        passes.LowerRuntimeBuiltin(),
-        passes.ComputePrimValue(),
-        passes.VMShapeLower(),
-        passes.AttachGlobalSymbol(),
     ]
 
 
 def lower_for_cuda(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Lower a Relax module for a CUDA target, ready for `relax.build(..., relax_pipeline=None)`.
+    """Lower a Relax module to calls of CUDA kernels; lowering for the virtual machine comes next.
+
+    Args:
+        mod: The module; it is not changed.
+        target: A CUDA target with a host.
 
     Raises:
         TargetError: A kernel came out without a thread binding, which no GPU can run.

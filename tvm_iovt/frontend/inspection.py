@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_iovt.errors import ModelError
 from tvm_iovt.frontend.operators import UnsupportedOperator
 from tvm_iovt.types import OpCost
 
@@ -78,16 +77,15 @@ def inspect_model(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) -> Mo
     """
     from tvm_iovt.frontend.costs import is_unknown, operator_costs, parameter_count, totals
     from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, opset_version, sha256
-    from tvm_iovt.errors import ModelError
-from tvm_iovt.frontend.operators import unsupported_operators
-    from tvm_iovt.frontend.shapes import fix_shapes
+    from tvm_iovt.frontend.operators import unsupported_operators
+    from tvm_iovt.frontend.shapes import fix_shapes, refuse_contradictions
 
     model = load_onnx(path)
     if input_shapes:
         model = fix_shapes(model, input_shapes)
     costs = operator_costs(model)
     if input_shapes and any(map(is_unknown, costs)):
-        _refuse_contradictions(model, path.name)
+        refuse_contradictions(model, path.name)
     inputs = tuple(map(_tensor, graph_inputs(model)))
     return ModelInspection(
         name=path.stem,
@@ -102,20 +100,6 @@ from tvm_iovt.frontend.operators import unsupported_operators
         parameters=parameter_count(model),
         unsupported=unsupported_operators(model),
     )
-
-
-def _refuse_contradictions(model: onnx.ModelProto, name: str) -> None:
-    import onnx
-
-    # Only strict inference tells why a shape stays unknown.
-    try:
-        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelError(
-            f"The shapes inside {name} contradict each other",
-            seen=str(error).strip().splitlines()[-1][:300],
-            do="check the sizes given with --input-shape against what the model accepts",
-        ) from error
 
 
 def _outputs(model: onnx.ModelProto) -> tuple[SymbolicTensor, ...]:

@@ -51,7 +51,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, sha256, tensor_spec
     from tvm_iovt.frontend.operators import refuse_unsupported
     from tvm_iovt.frontend.reference import OnnxReference
-    from tvm_iovt.frontend.shapes import fix_shapes
+    from tvm_iovt.frontend.shapes import fix_shapes, refuse_contradictions
     from tvm_iovt.frontend.simplify import simplify
     from tvm_iovt.frontend.to_relax import import_onnx
 
@@ -60,18 +60,15 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     refuse_unsupported(original, path.name)
     static = fix_shapes(original, input_shapes)
     decisions += normalize_batch_norms(static)
-    try:
-        static = onnx.shape_inference.infer_shapes(static, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelError(
-            f"The shapes inside {path.name} contradict each other",
-            seen=str(error).strip().splitlines()[-1][:300],
-            do="check the sizes given with --input-shape against what the model accepts",
-        ) from error
+    static = onnx.shape_inference.infer_shapes(static, data_prop=True)
     slim, notes = simplify(static)
     decisions += notes
     slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
-    module = import_onnx(slim, path.name)
+    try:
+        module = import_onnx(slim, path.name)
+    except ModelError:
+        refuse_contradictions(static, path.name)
+        raise
     preprocess, labels = images.read_metadata(original)
     return Network(
         name=path.stem,

@@ -88,6 +88,27 @@ def fix_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) ->
     return fixed
 
 
+def refuse_contradictions(model: onnx.ModelProto, name: str) -> None:
+    """Find the operator that the fixed shapes do not fit, if there is one.
+
+    Raises:
+        ModelError: The shapes inside the model contradict each other; the message names where.
+    """
+    import onnx
+
+    # Only strict inference tells why a shape stays unknown.
+    try:
+        onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        # The first line is the cause, those below it are its consequences.
+        cause = str(error).strip().splitlines()[0].rpartition("Inference error(s): ")[2]
+        raise ModelError(
+            f"The shapes inside {name} contradict each other",
+            seen=cause[:300],
+            do="check the sizes given with --input-shape against what the model accepts",
+        ) from error
+
+
 def _is_static(value: onnx.ValueInfoProto) -> bool:
     shape = dimensions(value)
     return shape is not None and all(isinstance(d, int) and d > 0 for d in shape)

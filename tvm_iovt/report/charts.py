@@ -106,7 +106,7 @@ def intensity_plot(operators: Sequence[OpCost]) -> Markup:
             parts.append(_line(x(start), y(start + decade), x(end), y(end + decade), "iso"))
             parts.append(
                 _label(
-                    _whole(format_bytes(10**decade)) if decade >= 0 else "",
+                    _whole(format_bytes(10**decade)) if decade >= 3 else "",
                     x(end) - 5,
                     y(end + decade) + 14,
                     "end",

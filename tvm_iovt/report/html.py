@@ -176,15 +176,15 @@ def _latency(measurement: Measurement | None) -> Markup:
     if measurement is None:
         return element("div", "latency not measured", class_="latency none")
     spread = format_seconds_range(measurement.p10_s, measurement.p90_s)
-    note = (
-        f"{spread} · {measurement.scope.replace('_', ' ')} · "
-        f"{measurement.samples} runs after {measurement.warmup} to warm up"
+    runs = f"{measurement.samples} runs after {measurement.warmup} to warm up"
+    notes = (
+        f"{spread} · {measurement.scope.replace('_', ' ')}",
+        " · ".join(filter(None, (runs, measurement.environment))),
     )
-    environment = [measurement.environment] if measurement.environment else []
     return element(
         "div",
         element("div", format_seconds(measurement.median_s), class_="latency"),
-        *(element("div", line, class_="soft small") for line in (note, *environment)),
+        *(element("div", note, class_="soft small") for note in notes),
     )
 
 

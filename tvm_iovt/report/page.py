@@ -42,7 +42,7 @@ overflow:hidden;gap:1px;background:var(--line)}
 .tiles dd{margin:0;font-size:20px;font-weight:600;letter-spacing:-.01em;white-space:nowrap}
 .tiles small{display:block;font-size:12.5px;font-weight:400;color:var(--soft);letter-spacing:0;
 white-space:normal}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(330px,1fr));gap:16px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(330px,1fr));gap:16px}
 .card{padding:16px 18px 15px;display:flex;flex-direction:column;gap:12px}
 .card .top{display:flex;justify-content:space-between;align-items:flex-start;gap:12px}
 .card h3{font-size:17px;overflow-wrap:anywhere}
@@ -82,7 +82,7 @@ margin:0 0 10px;padding:0;list-style:none}
 .c5{fill:var(--c5)}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
-th,td{text-align:left;padding:7px 14px;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{text-align:left;padding:7px 14px;border-bottom:1px solid var(--line);vertical-align:baseline}
 tbody tr:last-child td{border-bottom:0}
 thead th{font-weight:600;font-size:12.5px;color:var(--soft);white-space:nowrap;background:none}
 .num{text-align:right;white-space:nowrap}

@@ -4,6 +4,6 @@ Neither the compiler nor torch nor onnx is imported, so this works on a board th
 `apache-tvm-ffi`, numpy and `libtvm_runtime.so`.
 """
 
-from tvm_iovt.runtime.executor import Executor, load
+from tvm_iovt.runtime.executor import Executor, load, why_not_here
 
-__all__ = ["Executor", "load"]
+__all__ = ["Executor", "load", "why_not_here"]

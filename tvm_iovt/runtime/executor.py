@@ -65,6 +65,20 @@ def load(
     return Executor(path, manifest, deployment, ffi)
 
 
+def why_not_here(path: str | Path, deployment: Deployment) -> str:
+    """Why a deployment cannot run on this machine; empty if it can.
+
+    Args:
+        path: The bundle, whose packed libraries, if any, are considered too.
+        deployment: A deployment of it.
+
+    Raises:
+        BundleError: TVM's runtime is not installed.
+    """
+    packed = Path(path) / "lib"
+    return _misfit(deployment, libtvm.load(packed), packed)
+
+
 class Executor:
     """A loaded network. Made by `load`; use one from one thread at a time.
 

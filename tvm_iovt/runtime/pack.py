@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tvm_iovt import bundle
 from tvm_iovt.build.elf import imported_symbols
-from tvm_iovt.errors import BundleError
+from tvm_iovt.errors import BundleError, UsageError
 from tvm_iovt.runtime.libtvm import DEVICE_LIBRARIES, EXTRA, RUNTIME
 from tvm_iovt.runtime.runner_build import build_runner, find_compiler
 from tvm_iovt.runtime.shared_objects import FFI, find_libraries, needed_libraries
@@ -56,9 +56,28 @@ class Packed:
     glibc: str
 
 
-def architectures(manifest: Manifest) -> tuple[str, ...]:
-    """Architectures that a bundle has deployments for, each once, in the bundle's order."""
-    return tuple(dict.fromkeys(_arch(deployment) for deployment in manifest.deployments))
+def choose_architecture(manifest: Manifest, *, arch: str | None, target: str | None) -> str:
+    """The architecture to pack for: `arch`, or that of `target`, or the only one of the bundle.
+
+    Raises:
+        BundleError: The bundle has no such deployment.
+        UsageError: Neither is given and the bundle has several architectures.
+    """
+    if arch is not None:
+        return arch
+    arches = {d.name: _arch(d) for d in manifest.deployments}
+    held = ", ".join(f"{name} ({of})" for name, of in arches.items())
+    if target is not None:
+        if target not in arches:
+            raise BundleError(f"The bundle has no deployment {target}", seen=f"it contains {held}")
+        return arches[target]
+    if len(set(arches.values())) != 1:
+        raise UsageError(
+            "The bundle has several architectures",
+            seen=held,
+            do="choose one with --arch, or a deployment with --target",
+        )
+    return next(iter(arches.values()))
 
 
 def pack(

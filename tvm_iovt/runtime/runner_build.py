@@ -70,6 +70,7 @@ def build_runner(
     options = [
         "-std=c++17",
         "-O2",
+        "-s",  # zig's C++ library is ten times larger with its debug information
         f'-DIOVT_TVM_VERSION="{tvm_version}"',
         f'-DIOVT_TVM_FFI_VERSION="{tvm_ffi_version}"',
         "-isystem",

@@ -10,10 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
-from tvm.s_tir import Schedule
 
 from tvm_iovt.schedules.template import blocks
 from tvm_iovt.schedules.tensors import (
@@ -23,6 +19,15 @@ from tvm_iovt.schedules.tensors import (
     is_constant,
     op_name,
     shape_of,
+)
+from tvm_iovt.schedules.tvm_api import (
+    PyExprMutator,
+    Schedule,
+    TensorLoad,
+    mutator,
+    relax,
+    tirx,
+    tvm,
 )
 
 _NUMPY_TYPES = frozenset(
@@ -48,7 +53,9 @@ def _dequantize(call: Any, data: np.ndarray, scale: np.ndarray, zero: np.ndarray
     if scale.size > 1:
         shape[int(call.attrs.axis)] = scale.size
     if zero.size > 1:
-        zero = zero.reshape([zero.size if i == int(call.attrs.axis) else 1 for i in range(data.ndim)])
+        zero = zero.reshape(
+            [zero.size if i == int(call.attrs.axis) else 1 for i in range(data.ndim)]
+        )
     scale = scale.reshape(shape) if scale.size > 1 else scale
     return (data.astype(np.int32) - zero.astype(np.int32)).astype(scale.dtype) * scale
 
@@ -95,19 +102,17 @@ def _clip_bound(function: Any) -> tuple[str, float | None] | None:
     if len(found) != 1:
         return None
     store = schedule.get(found[0]).body
-    if not isinstance(store, tvm.tirx.BufferStore) or not isinstance(
-        store.value, (tvm.tirx.Max, tvm.tirx.Min)
-    ):
+    if not isinstance(store, tirx.BufferStore) or not isinstance(store.value, (tirx.Max, tirx.Min)):
         return None
     value, indices = store.value, store.indices
-    name = "relax.maximum" if isinstance(value, tvm.tirx.Max) else "relax.minimum"
-    if not isinstance(value.a, tvm.ir.expr.TensorLoad) or len(value.a.indices) != len(indices):
+    name = "relax.maximum" if isinstance(value, tirx.Max) else "relax.minimum"
+    if not isinstance(value.a, TensorLoad) or len(value.a.indices) != len(indices):
         return None
     if not all(i.same_as(j) for i, j in zip(value.a.indices, indices, strict=True)):
         return None
-    if isinstance(value.b, tvm.tirx.FloatImm):
+    if isinstance(value.b, tirx.FloatImm):
         return name, float(value.b.value)
-    if isinstance(value.b, tvm.ir.expr.TensorLoad) and len(value.b.indices) == 0:
+    if isinstance(value.b, TensorLoad) and len(value.b.indices) == 0:
         return name, None
     return None
 
@@ -129,7 +134,8 @@ class FoldConstants(PyExprMutator):
             return
         var = (
             self.builder_.emit(value)
-            if isinstance(binding.var, relax.DataflowVar) or not self.builder_.current_block_is_dataflow()
+            if isinstance(binding.var, relax.DataflowVar)
+            or not self.builder_.current_block_is_dataflow()
             else self.builder_.emit_output(value)
         )
         self.set_var_remap(binding.var, var)

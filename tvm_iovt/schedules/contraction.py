@@ -36,11 +36,13 @@ def tile_of(schedule: Any, block: Any) -> Tile:
 class Contraction:
     """The register-tiled template; the tile was chosen when the weights were packed."""
 
-    name = "contraction"
+    def __init__(self, *, fuse: bool = True) -> None:
+        self.fuse = fuse
+        self.name = "contraction" if fuse else "contraction_unfused"
 
     def match(self, schedule: Any) -> Match | Refusal:
         """Matches the block that the legalisation marked, with a tile for it."""
-        block = annotated_block(schedule, TEMPLATE_KEY, self.name)
+        block = annotated_block(schedule, TEMPLATE_KEY, "contraction")
         if block is None:
             return Refusal("no convolution or matrix product with packed weights")
         tile = tile_of(schedule, block)
@@ -58,7 +60,8 @@ class Contraction:
         extents = spatial_extents(schedule, block)
         work = volume(extents) * depth_of_reduction
         padded = padded_block(schedule)
-        final, _ = isolate_epilogue(schedule, block, [padded] if padded is not None else [])
+        keep = [padded] if padded is not None else []
+        final = isolate_epilogue(schedule, block, keep, fuse=self.fuse)
 
         loops = schedule.get_loops(block)
         *lead, width, channel = loops[: len(extents)]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tvm import te, tirx
 
 from tvm_iovt.schedules.tiles import Tile, ceil_div
+from tvm_iovt.schedules.tvm_api import te, tirx
 
 TEMPLATE_KEY = "tvm_iovt.template"
 TILE_KEY = "tvm_iovt.tile"
@@ -178,9 +178,7 @@ def conv2d_packed(
         )
     return te.compute(
         (conv.batch, out_rows, out_cols, conv.out_channels),
-        lambda n, h, w, o: out(
-            n, h, w, o // per_group_out * (panels * panel) + o % per_group_out
-        ),
+        lambda n, h, w, o: out(n, h, w, o // per_group_out * (panels * panel) + o % per_group_out),
         name="cropped",
     )
 
@@ -258,9 +256,7 @@ def matmul_packed(data: Any, weight: Any, out_features: int, tile: Tile) -> Any:
     attrs = {TEMPLATE_KEY: "contraction", TILE_KEY: [1, tile.cols, tile.vectors, tile.lanes]}
     out = te.compute(
         (*covered, padded),
-        lambda *i: te.sum(
-            source(*i[:-1], k) * weight(i[-1] // panel, k, i[-1] % panel), axis=[k]
-        ),
+        lambda *i: te.sum(source(*i[:-1], k) * weight(i[-1] // panel, k, i[-1] % panel), axis=[k]),
         name="matmul",
         attrs=attrs,
     )

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import tvm
-from tvm import relax
-from tvm.s_tir import Schedule
-
 from tvm_iovt.schedules.constants import fold_constants
 from tvm_iovt.schedules.contraction import Contraction
 from tvm_iovt.schedules.elementwise import Elementwise, ParallelOnly
@@ -15,6 +11,7 @@ from tvm_iovt.schedules.layout import propagate_channels_last
 from tvm_iovt.schedules.packing import pack_constant_weights
 from tvm_iovt.schedules.reduction import Reduction
 from tvm_iovt.schedules.template import Refusal, Template
+from tvm_iovt.schedules.tvm_api import Schedule, relax, tirx, tvm
 from tvm_iovt.schedules.vector_math import legalize_map
 from tvm_iovt.schedules.window import Window
 from tvm_iovt.types import CpuSpec, Decision
@@ -22,9 +19,13 @@ from tvm_iovt.types import CpuSpec, Decision
 SCHEDULED = "tirx.is_scheduled"
 """Function attribute that TVM's default schedules and tuner respect."""
 
+TRANSFORM = "ScheduleForCpu"
+
 TEMPLATES: tuple[Template, ...] = (
     Contraction(),
+    Contraction(fuse=False),
     Window(),
+    Window(fuse=False),
     Reduction(),
     Elementwise(),
     ParallelOnly(),
@@ -32,9 +33,7 @@ TEMPLATES: tuple[Template, ...] = (
 """In order of preference; the first that matches and applies wins."""
 
 
-def lower_for_cpu(
-    mod: Any, cpu: CpuSpec, target: Any
-) -> tuple[Any, tuple[Decision, ...]]:
+def lower_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> tuple[Any, tuple[Decision, ...]]:
     """Legalise, fuse and schedule a Relax module for a CPU.
 
     Args:
@@ -73,7 +72,7 @@ def schedule_functions(mod: Any, cpu: CpuSpec) -> tuple[Any, tuple[Decision, ...
     decisions: list[Decision] = []
     for var in sorted(functions, key=lambda v: str(v.name_hint)):
         function = functions[var]
-        if not isinstance(function, tvm.tirx.PrimFunc) or SCHEDULED in (function.attrs or {}):
+        if not isinstance(function, tirx.PrimFunc) or SCHEDULED in (function.attrs or {}):
             continue
         scheduled, decision = schedule_function(function, cpu, str(var.name_hint))
         functions[var] = scheduled
@@ -97,6 +96,7 @@ def schedule_function(
         function is returned as it came.
     """
     refusals: list[str] = []
+    failures: list[str] = []
     for template in templates:
         try:
             schedule = Schedule(tvm.IRModule({"main": function}))
@@ -107,17 +107,12 @@ def schedule_function(
             template.apply(schedule, match, cpu)
             result = schedule.mod["main"].with_attr(SCHEDULED, True)
         except Exception as error:  # TVM raises plain and unrelated classes; a build must not fail
-            refusals.append(f"{template.name}: {_first_line(error)}")
+            failures.append(f"{template.name} failed: {_first_line(error)}")
             continue
-        reason = f"{template.name}: {match.detail}"
-        if refusals:
-            reason += f" (not {'; not '.join(refusals)})"
-        return result, Decision(
-            transform="ScheduleForCpu", subject=name, applied=True, reason=reason
-        )
-    return function, Decision(
-        transform="ScheduleForCpu", subject=name, applied=False, reason="; ".join(refusals)
-    )
+        reason = "; ".join([f"{template.name}: {match.detail}", *failures])
+        return result, Decision(transform=TRANSFORM, subject=name, applied=True, reason=reason)
+    reason = "; ".join([*failures, *refusals])
+    return function, Decision(transform=TRANSFORM, subject=name, applied=False, reason=reason)
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,6 @@ from tvm_iovt.schedules.template import (
     name_of,
     output_block,
     spatial_extents,
-    volume,
 )
 from tvm_iovt.schedules.tiles import Tile, vector_width
 
@@ -25,29 +24,37 @@ def padded_block(schedule: Any) -> Any | None:
     return next((b for b in blocks(schedule) if name_of(schedule, b) == PADDED), None)
 
 
-def isolate_epilogue(schedule: Any, block: Any, keep: list[Any]) -> tuple[Any, bool]:
+def isolate_epilogue(schedule: Any, block: Any, keep: list[Any], *, fuse: bool = True) -> Any:
     """Reduce what follows `block` to one block that reads its result.
 
     Everything element-wise is inlined. Without anything to inline into, a copy to the result is
     made.
 
+    Args:
+        schedule: The schedule.
+        block: The reduction.
+        keep: Producers that must not be inlined.
+        fuse: False keeps the epilogue apart, for epilogues that are not a crop of the tile.
+
     Returns:
-        The block, and whether its iteration space is (a crop of) that of `block`, so that it can
-        run inside the tile loops. Otherwise it has loops of its own and the copy into the
-        reduction's buffer is returned.
+        The block to write the tile with: the whole epilogue if its iteration space is (a crop of)
+        that of `block`, else a plain copy, and the epilogue has loops of its own.
     """
     output = output_block(schedule)
     if name_of(schedule, output) == name_of(schedule, block):
-        return schedule.cache_write(block, 0, "local"), True
+        return schedule.cache_write(block, 0, "local")
     inline_all_but(schedule, [block, output, *keep])
     own, last = spatial_extents(schedule, block), spatial_extents(schedule, output)
-    consumers = schedule.get_consumers(block)
-    direct = len(consumers) == 1 and name_of(schedule, consumers[0]) == name_of(schedule, output)
-    if direct and len(own) == len(last) and all(b <= a for a, b in zip(own, last, strict=True)):
-        crop_only = volume(last) * 4 >= volume(own) or min(last) >= 1
-        if crop_only and not is_reduction(schedule, output):
-            return output, True
-    return schedule.cache_write(block, 0, "local"), False
+    consumers = [name_of(schedule, c) for c in schedule.get_consumers(block)]
+    if (
+        fuse
+        and consumers == [name_of(schedule, output)]
+        and not is_reduction(schedule, output)
+        and len(own) == len(last)
+        and all(b <= a for a, b in zip(own, last, strict=True))
+    ):
+        return output
+    return schedule.cache_write(block, 0, "local")
 
 
 def store_tile(schedule: Any, block: Any, final: Any, depth: int, at: Any, tile: Tile) -> list[Any]:

@@ -11,10 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
-from tvm.s_tir import Schedule
-
 from tvm_iovt.schedules.template import blocks, is_reduction
 from tvm_iovt.schedules.tensors import (
     array_of,
@@ -22,31 +18,35 @@ from tvm_iovt.schedules.tensors import (
     dtype_of,
     is_constant,
     op_name,
+    permutation,
     shape_of,
 )
+from tvm_iovt.schedules.tvm_api import PyExprMutator, Schedule, mutator, relax
 
 TO_NHWC = (0, 2, 3, 1)
 TO_NCHW = (0, 3, 1, 2)
 
 _UNARY = frozenset(
-    "relax." + name
+    f"relax.{name}"
     for name in (
-        "abs acos asin atan ceil cos cosh erf exp floor log negative round rsqrt sigmoid sign sin "
-        "sinh sqrt square tan tanh clip astype isnan logical_not nn.relu nn.gelu nn.silu "
-        "nn.leakyrelu nn.softplus nn.gelu_tanh nn.relu6"
-    ).split()
+        *("abs", "acos", "asin", "astype", "atan", "ceil", "clip", "cos", "cosh", "erf", "exp"),
+        *("floor", "isnan", "log", "logical_not", "negative", "round", "rsqrt", "sigmoid", "sign"),
+        *("sin", "sinh", "sqrt", "square", "tan", "tanh"),
+        *("nn.gelu", "nn.gelu_tanh", "nn.leakyrelu", "nn.relu", "nn.relu6", "nn.silu"),
+        "nn.softplus",
+    )
 )
 _BROADCAST = frozenset(
-    "relax." + name
+    f"relax.{name}"
     for name in (
-        "add subtract multiply divide maximum minimum power where equal greater greater_equal less "
-        "less_equal not_equal logical_and logical_or mod floor_mod floor_divide"
-    ).split()
+        *("add", "divide", "equal", "floor_divide", "floor_mod", "greater", "greater_equal"),
+        *("less", "less_equal", "logical_and", "logical_or", "maximum", "minimum", "mod"),
+        *("multiply", "not_equal", "power", "subtract", "where"),
+    )
 )
 _REDUCE = frozenset("relax." + name for name in ("mean", "sum", "max", "min", "prod"))
 _POOL = frozenset(
-    "relax.nn." + name
-    for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+    "relax.nn." + name for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
 )
 
 
@@ -55,11 +55,6 @@ class _Exit:
     """A rewritten result that is not NHWC: it has the axes of the original."""
 
     value: Any
-
-
-def _axes(call: Any) -> tuple[int, ...] | None:
-    axes = call.attrs.axes
-    return None if axes is None else tuple(int(v) for v in axes)
 
 
 def _as_nhwc(pixel_axis: int) -> int:
@@ -98,7 +93,7 @@ class ChannelsLast(PyExprMutator):
             self.rewritten += 1
             form = self.builder_.emit(form)
             value = relax.op.permute_dims(form, list(TO_NCHW))
-        elif op_name(value) == "relax.permute_dims" and _axes(value) == TO_NCHW:
+        elif op_name(value) == "relax.permute_dims" and permutation(value) == TO_NCHW:
             form = value.args[0]
         if (
             isinstance(binding.var, relax.DataflowVar)
@@ -250,9 +245,7 @@ def _reduce(p: ChannelsLast, call: Any) -> Any | None:
     axes = sorted(int(v) % 4 for v in call.attrs.axis)
     keep = bool(call.attrs.keepdims)
     # Without the reduced axes the others must keep their order.
-    if not keep and [i for i in TO_NHWC if i not in axes] != [
-        i for i in range(4) if i not in axes
-    ]:
+    if not keep and [i for i in TO_NHWC if i not in axes] != [i for i in range(4) if i not in axes]:
         return None
     operator = getattr(relax.op, op_name(call).removeprefix("relax."))
     result = operator(p.form(call.args[0]), axis=[_as_nhwc(v) for v in axes], keepdims=keep)
@@ -274,7 +267,8 @@ def _split(p: ChannelsLast, call: Any) -> Any | None:
         return None
     sections = call.attrs.indices_or_sections
     cuts: Any = (
-        [int(v) for v in sections] if isinstance(sections, (list, tuple)) or hasattr(sections, "__len__")
+        [int(v) for v in sections]
+        if isinstance(sections, (list, tuple)) or hasattr(sections, "__len__")
         else int(sections)
     )
     out = p.builder_.emit(

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_iovt.schedules.convolution import (
     Conv2d,
@@ -24,6 +21,7 @@ from tvm_iovt.schedules.tensors import (
     dtype_of,
     is_constant,
     op_name,
+    permutation,
     shape_of,
 )
 from tvm_iovt.schedules.tiles import (
@@ -33,6 +31,7 @@ from tvm_iovt.schedules.tiles import (
     vector_width,
     window_cols,
 )
+from tvm_iovt.schedules.tvm_api import PyExprMutator, mutator, relax, te, tirx
 from tvm_iovt.types import CpuSpec
 
 _OUT_EWISE_FUSABLE = 4
@@ -72,9 +71,8 @@ class PackWeights(PyExprMutator):
     def _source(self, data: Any) -> tuple[Any, bool]:
         """The data, or the NCHW image that it is a transposition of; the kernel then reads that."""
         value = self.lookup_binding(data) if isinstance(data, relax.Var) else None
-        if op_name(value) == "relax.permute_dims" and value.attrs.axes is not None:
-            if tuple(int(v) for v in value.attrs.axes) == TO_NHWC:
-                return value.args[0], True
+        if op_name(value) == "relax.permute_dims" and permutation(value) == TO_NHWC:
+            return value.args[0], True
         return data, False
 
     def _kernel(self, hint: str, build: Any, *args: Any) -> Any:
@@ -214,27 +212,25 @@ class PackWeights(PyExprMutator):
         def matmul(data: Any, weight: Any) -> Any:
             return matmul_packed(data, weight, out_features, tile)
 
-        return self._kernel(
-            "matmul", matmul, call.args[0], constant(packed[:, 0, 0], "float32")
-        )
+        return self._kernel("matmul", matmul, call.args[0], constant(packed[:, 0, 0], "float32"))
 
 
 def _spread_pixels(data: Any, size: tuple[int, int], strides: tuple[int, int]) -> Any:
     """NHWC image with zeros between (and after) its pixels."""
     batch, rows, cols, channels = data.shape
-    zero = tvm.tirx.const(0, data.dtype)
+    zero = tirx.const(0, data.dtype)
 
     def element(n: Any, h: Any, w: Any, c: Any) -> Any:
-        on_grid = tvm.tirx.all(
+        on_grid = tirx.all(
             h % strides[0] == 0,
             w % strides[1] == 0,
             h // strides[0] < rows,
             w // strides[1] < cols,
         )
         value = data(n, h // strides[0], w // strides[1], c)
-        return tvm.tirx.if_then_else(on_grid, value, zero)
+        return tirx.if_then_else(on_grid, value, zero)
 
-    return tvm.te.compute((batch, *size, channels), element, name="spread_pixels")
+    return te.compute((batch, *size, channels), element, name="spread_pixels")
 
 
 def pack_constant_weights(mod: Any, cpu: CpuSpec) -> Any:

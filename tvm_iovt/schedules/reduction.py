@@ -65,7 +65,7 @@ def _inline(schedule: Any) -> None:
             for c in consumers
         )
         padding = name_of(schedule, block).startswith(_PADDING_BLOCKS)
-        if padding and repeats <= 64 or len(consumers) == 1 and repeats <= 1:
+        if (padding and repeats <= 64) or (len(consumers) == 1 and repeats <= 1):
             schedule.compute_inline(block)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
+
+from tvm_iovt.schedules.tvm_api import GenericConst, relax, tirx, tvm
 
 
 def is_constant(expr: Any) -> bool:
     """Whether an expression is a tensor constant."""
-    return isinstance(expr, tvm.ir.GenericConst) and isinstance(expr.ty, relax.TensorType)
+    return isinstance(expr, GenericConst) and isinstance(expr.ty, relax.TensorType)
 
 
 def array_of(constant: Any) -> np.ndarray:
@@ -30,7 +30,7 @@ def shape_of(expr: Any) -> tuple[int, ...] | None:
     if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
         return None
     values = list(ty.shape.values)
-    if not all(isinstance(v, tvm.tirx.IntImm) for v in values):
+    if not all(isinstance(v, tirx.IntImm) for v in values):
         return None
     return tuple(int(v) for v in values)
 
@@ -45,3 +45,9 @@ def op_name(expr: Any) -> str:
     if isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.Op):
         return str(expr.op.name)
     return ""
+
+
+def permutation(call: Any) -> tuple[int, ...] | None:
+    """The axes of a call of `relax.permute_dims`; None reverses them."""
+    axes = call.attrs.axes
+    return None if axes is None else tuple(int(v) for v in axes)

@@ -91,7 +91,7 @@ def contraction_tile(height: int, width: int, channels: int, cpu: CpuSpec) -> Ti
                 if tile.registers > cpu.vector_registers:
                     continue
                 score = _efficiency(tile, height, width, channels)
-                # Equal scores: fewer rows keep the padded rows shared, fewer vectors the code small.
+                # Equal scores: few rows keep the padded rows shared, few vectors the code small.
                 key = (round(score, 3), -rows, cols)
                 if best is None or key > best[0]:
                     best = (key, tile)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tvm
-from tvm import te, tirx, topi
+from tvm_iovt.schedules.tvm_api import te, tirx, topi, tvm
 
 _LOG2_E = 1.44269504088896341
 _LN2_HIGH = 0.693359375
@@ -82,9 +81,7 @@ def legalize_map() -> dict[str, Any]:
         def legalize(builder: Any, call: Any) -> Any:
             if str(call.args[0].ty.dtype) != "float32":
                 return _default(name)(builder, call)
-            return builder.call_te(
-                function, call.args[0], primfunc_name_hint=function.__name__
-            )
+            return builder.call_te(function, call.args[0], primfunc_name_hint=function.__name__)
 
         return legalize
 

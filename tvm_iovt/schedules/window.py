@@ -33,11 +33,13 @@ from tvm_iovt.types import CpuSpec
 class Window:
     """The depthwise template; columns and lanes were chosen when the weights were packed."""
 
-    name = "window"
+    def __init__(self, *, fuse: bool = True) -> None:
+        self.fuse = fuse
+        self.name = "window" if fuse else "window_unfused"
 
     def match(self, schedule: Any) -> Match | Refusal:
         """Matches the block that the legalisation marked."""
-        block = annotated_block(schedule, TEMPLATE_KEY, self.name)
+        block = annotated_block(schedule, TEMPLATE_KEY, "window")
         if block is None:
             return Refusal("no depthwise convolution")
         tile = tile_of(schedule, block)
@@ -54,7 +56,8 @@ class Window:
         taps = volume(reduce_extents(schedule, block))
         work = volume(extents) * taps
         padded = padded_block(schedule)
-        final, _ = isolate_epilogue(schedule, block, [padded] if padded is not None else [])
+        keep = [padded] if padded is not None else []
+        final = isolate_epilogue(schedule, block, keep, fuse=self.fuse)
         n, h, w, c, kh, kw = schedule.get_loops(block)
         band, channels = self._block_sizes(schedule, padded, extents, tile.lanes, cpu)
         h_band, h_in = schedule.split(h, [None, band])
@@ -85,7 +88,9 @@ class Window:
     ) -> tuple[int, int]:
         """Rows of a band and channels of a block, so that the padded input of both fits L2."""
         _, height, _, channels = extents
-        band = largest_divisor(height, max(1, height // (2 * cpu.cores)) if cpu.cores > 1 else height)
+        band = largest_divisor(
+            height, max(1, height // (2 * cpu.cores)) if cpu.cores > 1 else height
+        )
         block = channels
         if padded is not None:
             _, in_rows, in_cols, _ = spatial_extents(schedule, padded)

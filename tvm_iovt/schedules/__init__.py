@@ -1,0 +1,1 @@
+"""Schedules that make an untuned build fast: layouts, packed weights, loops, per CPU."""
