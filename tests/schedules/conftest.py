@@ -169,3 +169,8 @@ def _llvm_source(executable: Any) -> str:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(1)
+
+
+@pytest.fixture(scope="session")
+def cpus() -> dict[str, CpuSpec]:
+    return CPUS

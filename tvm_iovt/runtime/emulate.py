@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_iovt import bundle
-from tvm_iovt.build.link import host_arch
+from tvm_iovt import bundle, host_cpu
 from tvm_iovt.errors import BundleError, DeviceError, IovtError, ToolchainError, UsageError
 from tvm_iovt.runtime.pack import LIBRARIES, RUNNER, pack
 from tvm_iovt.types import Discrepancy, from_json
@@ -168,7 +167,7 @@ def emulate_deployment(
         raise BundleError(f"{path} has no deployment {target}", seen=f"it contains {names}")
     gpus = [t.gpu.kind for t in deployment.targets if t.gpu]
     arch = deployment.targets[0].cpu.arch
-    if gpus or arch == host_arch():
+    if gpus or arch == host_cpu.machine():
         raise DeviceError(
             f"{target} of {path} cannot be emulated",
             seen=f"it needs a {gpus[0]} device" if gpus else f"this machine is {arch} itself",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from tvm_iovt import bundle
 from tvm_iovt.discrepancy import compare
 from tvm_iovt.errors import BundleError, DeviceError, UsageError
 from tvm_iovt.runtime import libtvm
+from tvm_iovt.runtime import threads as thread_pool
 from tvm_iovt.runtime.machine import environment, this_machine
 from tvm_iovt.types import (
     Deployment,
@@ -42,26 +42,25 @@ def load(
         check: Verify size and SHA-256 of the libraries before they are loaded, which executes
             code of theirs. The sample is verified when it is used.
         threads: Worker threads of the CPU stages, for the whole process. By default
-            `$TVM_NUM_THREADS`, else TVM's choice (half of the CPUs on x86, all on ARM).
+            `$TVM_NUM_THREADS`, else the physical cores on x86 and the big cores on ARM.
 
     Raises:
         BundleError: The bundle is damaged, or of another version of TVM, or holds no (or more
             than one) deployment that fits this machine.
         DeviceError: The device cannot be used.
-        UsageError: `threads` is not positive, or comes too late in this process.
+        UsageError: `threads` is not positive, larger than the number of cores, or comes too
+            late in this process.
     """
     path = Path(path)
     manifest = bundle.read_manifest(path)
     packed = path / "lib"
     libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
-    if threads is not None and threads < 1:
-        raise UsageError("The number of threads must be positive", seen=str(threads))
     ffi = libtvm.load(packed)
     deployment = _choose(path, manifest, target, ffi, packed)
     if check:
         bundle.verify(path, [library.file for library in deployment.libraries])
     if threads is not None:
-        _set_threads(ffi, threads)
+        thread_pool.set_count(ffi, threads)
     return Executor(path, manifest, deployment, ffi)
 
 
@@ -349,21 +348,6 @@ def _target(path: Path, stage: Stage, targets: Mapping[str, TargetSpec]) -> Targ
             do="compile the model again",
         )
     return targets[stage.target]
-
-
-def _set_threads(ffi: Any, threads: int) -> None:
-    """TVM reads the variable when its thread pool starts, which `NumThreads` makes it do."""
-    os.environ["TVM_NUM_THREADS"] = str(threads)
-    started = ffi.get_global_func("runtime.NumThreads")()
-    if started > threads:
-        big_cores_first = 1  # ThreadGroup::AffinityMode::kBig
-        ffi.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
-    elif started < threads:
-        raise UsageError(
-            f"{threads} threads cannot be used any more",
-            seen=f"TVM's thread pool started with {started}",
-            do="choose the number of threads before the first network of the process is loaded",
-        )
 
 
 def _aligned(array: np.ndarray) -> np.ndarray:

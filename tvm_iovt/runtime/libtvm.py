@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from tvm_iovt.errors import BundleError, DeviceError
+from tvm_iovt.runtime import threads
 
 RUNTIME = "libtvm_runtime.so"
 EXTRA = "libtvm_runtime_extra.so"
@@ -91,6 +92,7 @@ def load(packed: Path | None = None) -> ModuleType:
             raise BundleError(
                 "tvm_ffi cannot be imported", seen=str(error), do="pip install apache-tvm-ffi"
             ) from error
+        threads.set_defaults()
         if "tvm" not in sys.modules and RUNTIME not in _loaded:
             _loaded[RUNTIME] = _open(RUNTIME, packed)
         return ffi

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import platform
-import sys
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_iovt import host_cpu
 from tvm_iovt.types import CpuSpec
 
 # Names that /proc/cpuinfo prints for the bits of AT_HWCAP and AT_HWCAP2 (Linux,
@@ -57,44 +57,36 @@ class Machine:
 @functools.cache
 def this_machine() -> Machine:
     """The machine that this process runs on."""
-    cpuinfo = _cpuinfo()
-    arch = _architecture()
+    arch = host_cpu.machine()
     if arch == "aarch64":
         features = _hwcaps(_AARCH64)
     elif arch == "armv7l":
         features = _hwcaps(_ARM)
     else:
-        features = frozenset(cpuinfo.get("flags", "").split())
+        features = host_cpu.flags()
     return Machine(
         arch=arch,
         features=features,
-        cpu=cpuinfo.get("model name") or cpuinfo.get("Model") or arch,
+        cpu=_cpu_model() or arch,
         system=f"{platform.system()} {platform.release()}",
     )
 
 
-def _architecture() -> str:
-    """`uname -m` in one spelling, corrected for a 32-bit process on a 64-bit kernel."""
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
-        return "x86_64"
-    if machine in ("aarch64", "arm64"):
-        return "aarch64" if sys.maxsize > 2**32 else "armv7l"
-    return "armv7l" if machine in ("armv7l", "armv8l") else machine
+def environment(threads: int) -> str:
+    """One line that says what a measurement was made on."""
+    machine = this_machine()
+    cores = host_cpu.usable_cores()
+    return f"{machine.cpu}, {threads} of {cores} cores, {machine.system} {machine.arch}"
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first value of each key in `/proc/cpuinfo`; empty where there is none."""
+def _cpu_model() -> str:
+    """The name that `/proc/cpuinfo` gives the CPU (x86) or the board (ARM); empty if none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return {}
-    values: dict[str, str] = {}
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon:
-            values.setdefault(key.strip(), value.strip())
-    return values
+        return ""
+    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def _hwcaps(names: tuple[str, str]) -> frozenset[str]:
@@ -105,10 +97,3 @@ def _hwcaps(names: tuple[str, str]) -> frozenset[str]:
         value = getauxval(kind)
         found += [name for bit, name in enumerate(bits.split()) if value >> bit & 1]
     return frozenset(found)
-
-
-def environment(threads: int) -> str:
-    """One line that says what a measurement was made on."""
-    machine = this_machine()
-    cpus = os.cpu_count() or 1
-    return f"{machine.cpu}, {threads} of {cpus} CPUs, {machine.system} {machine.arch}"

@@ -3,6 +3,7 @@
 // It loads the deployment that fits this machine, runs the bundle's sample (or --inputs),
 // compares the outputs with the expected ones and measures the latency.
 #include <dlfcn.h>
+#include <sched.h>
 #include <sys/auxv.h>
 #include <sys/utsname.h>
 
@@ -47,6 +48,7 @@ Runs a compiled network on its sample and compares the outputs with the expected
   --target NAME    deployment to run (default: the one that fits this machine)
   --repeat N       measured runs (default 10)
   --warmup N       runs before the measured ones (default 1)
+  --threads N      worker threads (default: $TVM_NUM_THREADS, else the cores)
   --rtol R         relative tolerance (default: recorded in the bundle)
   --atol A         absolute tolerance (default: recorded in the bundle)
   --inputs FILE    .npz with the arrays input/NAME, instead of the bundle's sample;
@@ -59,7 +61,7 @@ exit codes: 0 ok, 2 usage, 5 device, 6 numerics, 8 bundle, 1 a bug
 
 struct Options {
   std::string bundle, target, inputs, outputs;
-  int64_t repeat = 10, warmup = 1;
+  int64_t repeat = 10, warmup = 1, threads = 0;  // 0: not given
   std::optional<double> rtol, atol;
   bool json = false;
 };
@@ -100,8 +102,8 @@ Options ParseOptions(int argc, char** argv) {
       options.bundle = name;
       continue;
     }
-    static const std::set<std::string> known{"--target", "--repeat", "--warmup",  "--rtol",
-                                             "--atol",   "--inputs", "--outputs"};
+    static const std::set<std::string> known{"--target", "--repeat", "--warmup", "--threads",
+                                             "--rtol",   "--atol",   "--inputs", "--outputs"};
     if (!known.count(name)) UsageFailure("There is no such option", name);
     if (i + 1 == argc) UsageFailure(name + " wants a value", "nothing");
     std::string value = argv[++i];
@@ -110,6 +112,7 @@ Options ParseOptions(int argc, char** argv) {
     if (name == "--outputs") options.outputs = value;
     if (name == "--repeat") options.repeat = ParseCount(name, value, 1);
     if (name == "--warmup") options.warmup = ParseCount(name, value, 0);
+    if (name == "--threads") options.threads = ParseCount(name, value, 1);
     if (name == "--rtol") options.rtol = ParseTolerance(name, value);
     if (name == "--atol") options.atol = ParseTolerance(name, value);
   }
@@ -154,6 +157,25 @@ std::set<std::string> CpuFeatures() {
   }
 #endif
   return features;
+}
+
+// Sets TVM's variables before its thread pool starts, as tvm_iovt/runtime/threads.py does.
+void ChooseThreads(int64_t threads) {
+  if (threads > 0) setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
+#if defined(__x86_64__)
+  setenv("TVM_BIND_THREADS", "0", 0);
+  cpu_set_t usable;
+  if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof(usable), &usable) != 0) return;
+  std::set<std::string> cores;  // hyper-threads of one core name the same siblings
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &usable)) continue;
+    std::string name = "/sys/devices/system/cpu/cpu" + std::to_string(cpu);
+    std::ifstream file(name + "/topology/thread_siblings_list");
+    if (std::string siblings; std::getline(file, siblings)) name = siblings;
+    cores.insert(name);
+  }
+  setenv("TVM_NUM_THREADS", std::to_string(cores.size()).c_str(), 0);
+#endif
 }
 
 int DeviceType(const std::string& device) {
@@ -579,6 +601,7 @@ int Main(int argc, char** argv) {
   }
   try {
     Options options = ParseOptions(argc, argv);
+    ChooseThreads(options.threads);
     Report report = RunBundle(options);
     options.json ? PrintJson(report) : PrintTable(report);
     if (report.passed()) return kOk;

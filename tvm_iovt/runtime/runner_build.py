@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvm_iovt import resources
-from tvm_iovt.build.link import Linker, find_linker, host_arch, linkers
+from tvm_iovt import host_cpu, resources
+from tvm_iovt.build.link import Linker, find_linker, linkers
 from tvm_iovt.errors import ToolchainError
 from tvm_iovt.types import CpuSpec
 
@@ -35,7 +35,7 @@ def find_compiler(cpu: CpuSpec, *, portable: bool, prefer: str = "") -> Linker:
     Raises:
         ToolchainError: There is none.
     """
-    if not prefer and portable and cpu.arch != host_arch():
+    if not prefer and portable and cpu.arch != host_cpu.machine():
         zig = next((c for c in linkers(cpu) if c.name.startswith("zig ")), None)
         if zig is not None:
             return zig

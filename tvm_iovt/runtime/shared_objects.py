@@ -13,9 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from tvm_iovt import resources
+from tvm_iovt import host_cpu, resources
 from tvm_iovt.build.elf import elf_machine
-from tvm_iovt.build.link import host_arch
 from tvm_iovt.errors import ToolchainError
 from tvm_iovt.runtime.libtvm import DEVICE_LIBRARIES, EXTRA, RUNTIME
 
@@ -52,7 +51,11 @@ def find_libraries(
             seen=f"apache-tvm has wheels for {' and '.join(_PUBLISHED)}",
             do="use a 64-bit system on the board, or build TVM's runtime for it from source",
         )
-    if wheels is None and arch == host_arch() and _is_installed(tvm_version, tvm_ffi_version):
+    if (
+        wheels is None
+        and arch == host_cpu.machine()
+        and _is_installed(tvm_version, tvm_ffi_version)
+    ):
         return _installed_libraries()
     folder = resources.cache("wheels") / f"{arch}-{tvm_version}-{tvm_ffi_version}"
     if wheels is not None or not folder.is_dir():

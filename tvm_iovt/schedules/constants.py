@@ -57,7 +57,8 @@ def _dequantize(call: Any, data: np.ndarray, scale: np.ndarray, zero: np.ndarray
             [zero.size if i == int(call.attrs.axis) else 1 for i in range(data.ndim)]
         )
     scale = scale.reshape(shape) if scale.size > 1 else scale
-    return (data.astype(np.int32) - zero.astype(np.int32)).astype(scale.dtype) * scale
+    centred: np.ndarray = data.astype(np.int32) - zero.astype(np.int32)
+    return np.asarray(centred.astype(scale.dtype) * scale)
 
 
 def evaluate(call: Any) -> Any | None:
@@ -118,7 +119,7 @@ def _clip_bound(function: Any) -> tuple[str, float | None] | None:
 
 
 @mutator
-class FoldConstants(PyExprMutator):
+class FoldConstants(PyExprMutator):  # type: ignore[misc]
     """Evaluates constant calls and turns the importer's clipping kernels into operators."""
 
     def __init__(self, mod: Any) -> None:

@@ -63,7 +63,7 @@ def _as_nhwc(pixel_axis: int) -> int:
 
 
 @mutator
-class ChannelsLast(PyExprMutator):
+class ChannelsLast(PyExprMutator):  # type: ignore[misc]
     """The pass; convolutions start a region of NHWC tensors."""
 
     def __init__(self, mod: Any) -> None:

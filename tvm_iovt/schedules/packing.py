@@ -44,7 +44,7 @@ def _pair(values: Any) -> tuple[int, int]:
 
 
 @mutator
-class PackWeights(PyExprMutator):
+class PackWeights(PyExprMutator):  # type: ignore[misc]
     """Replaces float32 convolutions and matrix products with constant weights by TE kernels."""
 
     def __init__(self, mod: Any, cpu: CpuSpec) -> None:
@@ -70,7 +70,7 @@ class PackWeights(PyExprMutator):
 
     def _source(self, data: Any) -> tuple[Any, bool]:
         """The data, or the NCHW image that it is a transposition of; the kernel then reads that."""
-        value = self.lookup_binding(data) if isinstance(data, relax.Var) else None
+        value: Any = self.lookup_binding(data) if isinstance(data, relax.Var) else None
         if op_name(value) == "relax.permute_dims" and permutation(value) == TO_NHWC:
             return value.args[0], True
         return data, False

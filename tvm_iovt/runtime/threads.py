@@ -1,0 +1,62 @@
+"""The worker threads of CPU stages: TVM keeps one pool for each thread that runs networks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tvm_iovt import host_cpu
+from tvm_iovt.errors import UsageError
+
+COUNT = "TVM_NUM_THREADS"
+BIND = "TVM_BIND_THREADS"
+
+
+def set_defaults() -> None:
+    """Set TVM's variables where the user did not, before a pool starts.
+
+    TVM would take half of the CPUs on x86, whether or not they are hyper-threads, and bind its
+    threads and the caller's to CPUs 0, 1, ... even when these are not among those that the
+    process may use. So on x86 the count is the number of usable physical cores, and nothing is
+    bound. On ARM binding keeps the work on the big cores, and stays as it is.
+    """
+    if host_cpu.machine() != "x86_64":
+        return
+    os.environ.setdefault(BIND, "0")
+    if "OMP_NUM_THREADS" not in os.environ:
+        os.environ.setdefault(COUNT, str(physical_cores()))
+
+
+def set_count(ffi: Any, threads: int) -> None:
+    """Run CPU stages with that many threads.
+
+    Raises:
+        UsageError: `threads` is not positive, or TVM's pool has started with fewer.
+    """
+    if threads < 1:
+        raise UsageError("The number of threads must be positive", seen=str(threads))
+    os.environ[COUNT] = str(threads)
+    started = ffi.get_global_func("runtime.NumThreads")()  # starts the pool if there is none
+    if started > threads:
+        big_cores_first = 1  # ThreadGroup::AffinityMode::kBig
+        ffi.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+    elif started < threads:
+        raise UsageError(
+            f"{threads} threads cannot be used",
+            seen=f"TVM's thread pool has {started}",
+            do="choose at most as many as there are cores, before the first network is run",
+        )
+
+
+def physical_cores() -> int:
+    """Cores that this process may run on, hyper-threads of one core counted once."""
+    cpus = os.sched_getaffinity(0)
+    cores = set()
+    for cpu in cpus:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(siblings.read_text())
+        except OSError:
+            return len(cpus)
+    return len(cores)
