@@ -1,6 +1,6 @@
 """Make a root folder of 64-bit ARM Linux with Python and TVM's runtime, to run under qemu-user.
 
-    python tests/arm_root.py [--root DIR]
+    python tests/arm_root.py [--root DIR] [--show]
 
 Needs apt-get and dpkg-deb, but not root rights: apt works on a private state, and packages are
 only unpacked. Prints where everything is, as JSON. A complete root is left as it is, so that
@@ -55,8 +55,12 @@ def requirements() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--root", type=Path, default=default_root())
-    root = parser.parse_args().root.resolve()
+    parser.add_argument("--show", action="store_true", help="make nothing; fail if there is none")
+    arguments = parser.parse_args()
+    root = arguments.root.resolve()
     if describe(root) is None:
+        if arguments.show:
+            sys.exit("run python tests/arm_root.py")
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix=".arm-root-") as temporary:
             made = Path(temporary) / "root"

@@ -336,7 +336,7 @@ def test_malformed_manifests_are_refused(path: Path, text: bytes) -> None:
 
 def test_another_schema_names_both(path: Path) -> None:
     edit_manifest(path, schema="tvm-iovt/manifest/2")
-    with pytest.raises(BundleError, match="manifest/2.*manifest/1"):
+    with pytest.raises(BundleError, match=r"manifest/2.*manifest/1"):
         bundle.read_manifest(path)
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -31,6 +32,13 @@ _CHUNK_BYTES = 1 << 20
 _INPUT, _OUTPUT = "input/", "output/"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
+
+# What np.load raises for files that are no archives of arrays; the last two for a bare array,
+# which is no context manager.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(AttributeError, TypeError),
+)
 
 # Staging folders of this process: a left-over one can carry our own process id, because
 # containers number their processes from 1 again.
@@ -233,8 +241,7 @@ def load_sample(
                     inputs[key.removeprefix(_INPUT)] = archive[key]
                 elif key.startswith(_OUTPUT):
                     outputs[key.removeprefix(_OUTPUT)] = archive[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        # np.load returns a bare array (no context manager) for a .npy file of any name.
+    except _UNREADABLE as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     return inputs, outputs
 
@@ -254,6 +261,22 @@ def _validate(path: Path, manifest: Manifest) -> None:
                 path / MANIFEST,
                 f"deployment {deployment.name} plans stages {stages} and has libraries for "
                 f"{[library.stage for library in deployment.libraries]}",
+            )
+        known = {spec.name for spec in manifest.inputs}
+        for stage in deployment.plan.stages:
+            unmade = {spec.name for spec in stage.inputs} - known
+            if unmade:
+                raise _damaged(
+                    path / MANIFEST,
+                    f"no stage before stage {stage.index} of {deployment.name} makes its input "
+                    f"{', '.join(sorted(unmade))}",
+                )
+            known |= {spec.name for spec in stage.outputs}
+        unmade = {spec.name for spec in manifest.outputs} - known
+        if unmade:
+            raise _damaged(
+                path / MANIFEST,
+                f"no stage of {deployment.name} makes the output {', '.join(sorted(unmade))}",
             )
     for expected in files(manifest):
         _inside(path, expected.file)

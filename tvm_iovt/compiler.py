@@ -156,8 +156,9 @@ def _toolchains(specs: tuple[TargetSpec, ...], options: CompileOptions) -> dict[
 
     linkers = {}
     for spec in specs:
-        if spec.kind == "cuda":
+        if spec.gpu is not None and spec.gpu.kind == "cuda":
             cuda.enable_codegen()
+            cuda.find_compiler(spec.gpu.arch)
         _tvm.tvm_target(spec)
         prefer = options.cross_compiler or spec.cross_compiler
         linkers[spec.name] = find_linker(spec.cpu, prefer=prefer)

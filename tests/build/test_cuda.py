@@ -73,7 +73,7 @@ def host_cpu() -> CpuSpec:
 
 
 def tiny_network() -> Any:
-    """Convolution (matrix product), depthwise convolution, pooling, dense layer, softmax."""
+    """A transpose and, after it, operators for each of the schedule rules."""
     import numpy as np
     from tvm import relax
 
@@ -83,10 +83,11 @@ def tiny_network() -> Any:
         return relax.const(random.normal(size=shape).astype("float32"), "float32")
 
     builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((1, 3, 12, 12), "float32"))
+    x = relax.Var("x", relax.TensorType((1, 12, 12, 3), "float32"))
     with builder.function("main", [x]):
         with builder.dataflow():
-            y = builder.emit(relax.op.nn.conv2d(x, constant(8, 3, 3, 3), padding=1))
+            y = builder.emit(relax.op.permute_dims(x, [0, 3, 1, 2]))
+            y = builder.emit(relax.op.nn.conv2d(y, constant(8, 3, 3, 3), padding=1))
             y = builder.emit(relax.op.add(y, constant(1, 8, 1, 1)))
             y = builder.emit(relax.op.clip(y, 0, 6))
             y = builder.emit(relax.op.nn.conv2d(y, constant(8, 1, 3, 3), groups=8))
@@ -210,6 +211,15 @@ def test_nvcc_is_found_in_cuda_home(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert cuda_compiler._nvcc_path() == str(nvcc)
+
+
+@pytest.mark.parametrize("body", ["echo broken; exit 1", "echo release 12.9"])
+def test_nvcc_that_does_not_answer_is_none(body: str, tmp_path: Path) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\n{body}\n")
+    nvcc.chmod(0o755)
+    assert cuda_compiler._nvcc_compiler(str(nvcc)) is None
+    assert cuda_compiler._nvcc_compiler(str(tmp_path / "gone")) is None
 
 
 @pytest.mark.parametrize("arch", ["", "87", "sm_", "sm_xx", "compute_87", "sm_87b", "native"])
@@ -408,3 +418,16 @@ def test_nvcc_on_path_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     if found:
         assert compiler.path == found
     assert find_compiler("sm_87").kind == "nvcc"
+
+
+def test_kernels_compute_what_cpu_code_computes(tmp_path: Path) -> None:
+    # No GPU needed: the kernels run as C++ on an emulated one, under TVM's own CUDA runtime.
+    if not (shutil.which("gcc") and shutil.which("g++")):
+        pytest.skip("gcc and g++ are not installed")
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "cuda_emulator" / "compare.py", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

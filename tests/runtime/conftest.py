@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import json
 import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tvm_iovt import bundle, resources
+from tvm_iovt import bundle
 from tvm_iovt.discrepancy import compare
-from tvm_iovt.runtime import libtvm
 from tvm_iovt.types import (
     CpuSpec,
     Deployment,
@@ -26,6 +28,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    to_json,
 )
 
 INPUT = TensorSpec(name="image", shape=(1, 3, 16, 16), dtype="float32")
@@ -59,14 +62,9 @@ def cpu(arch: str, features: tuple[str, ...] = ()) -> CpuSpec:
     )
 
 
-def target(name: str, arch: str) -> TargetSpec:
-    return TargetSpec(name=name, description=f"{arch}, generic", cpu=cpu(arch))
-
-
-def _compile(spec: TargetSpec, out: Path) -> None:
-    import tvm
+def compile_network(arch: str, out: Path, *, sorted_output: bool = False) -> None:
+    """Compile the network; `sorted_output` adds an operator outside of TVM's core library."""
     from tvm import relax
-    from tvm.support import cc
 
     image = relax.Var("image", relax.TensorType(INPUT.shape, INPUT.dtype))
     builder = relax.BlockBuilder()
@@ -74,12 +72,43 @@ def _compile(spec: TargetSpec, out: Path) -> None:
         with builder.dataflow():
             conv = builder.emit(relax.op.nn.conv2d(image, relax.const(WEIGHT), padding=1))
             features = builder.emit(relax.op.nn.relu(conv))
+            if sorted_output:
+                features = builder.emit(relax.op.sort(features, axis=1, descending=False))
             label = builder.emit(relax.op.argmax(features, axis=1))
             result = builder.emit_output(relax.Tuple([features, label]))
         builder.emit_func_output(result)
-    options = {"kind": "llvm", "mtriple": spec.cpu.triple, "mcpu": spec.cpu.mcpu}
-    executable = relax.build(builder.get(), tvm.target.Target(options))
-    linker = "g++" if spec.cpu.arch == platform.machine() else f"{spec.cpu.triple}-g++"
+    _export(builder.get(), arch, out)
+
+
+def compile_halves(arch: str, first: Path, second: Path) -> None:
+    """Compile the convolution and the arg-max into two libraries of a stage each."""
+    from tvm import relax
+
+    def network(spec: TensorSpec, emit: Callable[[Any], Any]) -> Any:
+        argument = relax.Var(spec.name, relax.TensorType(spec.shape, spec.dtype))
+        builder = relax.BlockBuilder()
+        with builder.function("main", [argument]):
+            with builder.dataflow():
+                result = builder.emit_output(emit(argument))
+            builder.emit_func_output(result)
+        return builder.get()
+
+    def convolution(image: Any) -> Any:
+        return relax.op.nn.relu(relax.op.nn.conv2d(image, relax.const(WEIGHT), padding=1))
+
+    _export(network(INPUT, convolution), arch, first)
+    _export(network(OUTPUTS[0], lambda features: relax.op.argmax(features, axis=1)), arch, second)
+
+
+def _export(module: Any, arch: str, out: Path) -> None:
+    import tvm
+    from tvm import relax
+    from tvm.support import cc
+
+    spec = cpu(arch)
+    options = {"kind": "llvm", "mtriple": spec.triple, "mcpu": spec.mcpu}
+    executable = relax.build(module, tvm.target.Target(options))
+    linker = "g++" if arch == platform.machine() else f"{spec.triple}-g++"
     executable.export_library(str(out), fcompile=cc.cross_compiler(linker))
 
 
@@ -96,7 +125,7 @@ def write_bundle(destination: Path, libraries: dict[str, Path]) -> Path:
             deployments.append(
                 Deployment(
                     name=arch,
-                    targets=(target(arch, arch),),
+                    targets=(TargetSpec(name=arch, description="generic", cpu=cpu(arch)),),
                     plan=PartitionPlan(stages=(stage,), objective="latency", reason="one target"),
                     libraries=(
                         Library(
@@ -119,8 +148,6 @@ def write_bundle(destination: Path, libraries: dict[str, Path]) -> Path:
 
 
 def manifest(folder: Path, deployments: tuple[Deployment, ...], sample: FileRecord) -> Manifest:
-    from importlib.metadata import version
-
     return Manifest(
         tool_version="0.0.0",
         tvm_version=version("apache-tvm"),
@@ -136,3 +163,114 @@ def manifest(folder: Path, deployments: tuple[Deployment, ...], sample: FileReco
         operators=(),
         decisions=(),
     )
+
+
+def edit_manifest(path: Path, edit: Callable[[dict], object]) -> None:
+    """Change the manifest's JSON in place."""
+    file = path / bundle.MANIFEST
+    data = json.loads(file.read_text())
+    edit(data)
+    file.write_text(json.dumps(data))
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("host") / "network.so"
+    compile_network(platform.machine(), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def arm_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("aarch64-linux-gnu-g++"):
+        pytest.skip("needs aarch64-linux-gnu-g++ (apt-get install g++-aarch64-linux-gnu)")
+    out = tmp_path_factory.mktemp("arm") / "network.so"
+    compile_network(ARM, out)
+    return out
+
+
+@pytest.fixture
+def host_bundle(tmp_path: Path, host_library: Path) -> Path:
+    """A bundle for this machine."""
+    return write_bundle(tmp_path / "host.iovt", {platform.machine(): host_library})
+
+
+@pytest.fixture
+def two_stage_bundle(host_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle for this machine whose network is cut after the convolution."""
+    libraries = tmp_path / "stage0.half.so", tmp_path / "stage1.half.so"
+    compile_halves(platform.machine(), *libraries)
+    records = []
+    for library in libraries:
+        shutil.move(library, host_bundle / library.name)
+        records.append(to_json(bundle.record(host_bundle, library.name)))
+
+    def cut(data: dict) -> None:
+        (deployment,) = data["deployments"]
+        (stage,), (library,) = deployment["plan"]["stages"], deployment["libraries"]
+        features, label = stage["outputs"]
+        deployment["plan"]["stages"] = [
+            {**stage, "outputs": [features]},
+            {**stage, "index": 1, "inputs": [features], "outputs": [label]},
+        ]
+        # In another order than the stages, which is not what connects them.
+        deployment["libraries"] = [
+            {**library, "stage": 1, "file": records[1]},
+            {**library, "stage": 0, "file": records[0]},
+        ]
+
+    edit_manifest(host_bundle, cut)
+    return host_bundle
+
+
+@pytest.fixture
+def arm_bundle(tmp_path: Path, arm_library: Path) -> Path:
+    """A bundle for 64-bit ARM."""
+    return write_bundle(tmp_path / "arm.iovt", {ARM: arm_library})
+
+
+@pytest.fixture
+def both_bundle(tmp_path: Path, host_library: Path, arm_library: Path) -> Path:
+    """A bundle with a deployment for this machine and one for 64-bit ARM."""
+    libraries = {platform.machine(): host_library, ARM: arm_library}
+    if len(libraries) == 1:
+        pytest.skip("needs a machine that is not 64-bit ARM itself")
+    return write_bundle(tmp_path / "both.iovt", libraries)
+
+
+@pytest.fixture(scope="session")
+def arm_root() -> dict[str, str]:
+    """Parts of the root that tests/arm_root.py makes: root, python, site, wheels."""
+    if not shutil.which("qemu-aarch64-static") and not shutil.which("qemu-aarch64"):
+        pytest.skip("needs qemu-user (apt-get install qemu-user-static)")
+    if platform.machine() == ARM:
+        pytest.skip("needs a machine that is not 64-bit ARM itself")
+    script = Path(__file__).resolve().parents[1] / "arm_root.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--show"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"needs the arm64 root: {done.stderr.strip()}")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """The functions above, for tests: they cannot import a conftest."""
+
+    reference = staticmethod(reference)
+    compile_network = staticmethod(compile_network)
+    compile_halves = staticmethod(compile_halves)
+    write_bundle = staticmethod(write_bundle)
+    edit_manifest = staticmethod(edit_manifest)
+    host = platform.machine()
+
+    @staticmethod
+    def image(seed: int = 7) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(INPUT.shape).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    return Tiny()

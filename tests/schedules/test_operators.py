@@ -237,3 +237,82 @@ def test_half_precision_is_correct(check, make_model, rng):
         helper.make_node("Cast", ["c"], ["y"], to=1),
     ]
     check(make_model(nodes, {"x": [1, 4, 8, 8]}, {"y": None}, weights), rtol=1e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax"])
+@pytest.mark.parametrize("shape", [[7, 1000], [3, 5, 96], [1, 4096]])
+def test_reduction_of_the_last_axis(check, make_model, op, shape):
+    node = helper.make_node(op, ["x"], ["y"], axes=(-1,), keepdims=0)
+    check(make_model([node], {"x": shape}, {"y": None}))
+
+
+@pytest.mark.parametrize("shape", [[1, 1000], [12, 64], [5, 33]])
+def test_softmax_of_rows(check, make_model, shape):
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=-1)
+    check(make_model([node], {"x": shape}, {"y": None}))
+
+
+def test_layer_normalisation(check, make_model, rng):
+    weights = {k: rng.random(64, dtype=np.float32) for k in ("scale", "bias")}
+    node = helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["y"])
+    check(make_model([node], {"x": [2, 17, 64]}, {"y": None}, weights))
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes", "constants"),
+    [
+        ("DepthToSpace", {"blocksize": 2}, {}),
+        ("SpaceToDepth", {"blocksize": 2}, {}),
+        (
+            "InstanceNormalization",
+            {},
+            {"s": np.ones(24, np.float32), "b": np.zeros(24, np.float32)},
+        ),
+        ("Transpose", {"perm": (0, 2, 3, 1)}, {}),
+        ("Transpose", {"perm": (0, 3, 2, 1)}, {}),
+        ("LogSoftmax", {"axis": 1}, {}),
+        ("Softplus", {}, {}),
+        ("LRN", {"size": 5}, {}),
+        (
+            "Slice",
+            {},
+            {"starts": np.array([2, 3]), "ends": np.array([20, 12]), "axes": np.array([1, 3])},
+        ),
+        ("Squeeze", {}, {"axes": np.array([0])}),
+        ("Expand", {}, {"shape": np.array([2, 24, 14, 18])}),
+        ("Tile", {}, {"repeats": np.array([1, 2, 1, 2])}),
+        ("Reshape", {}, {"shape": np.array([1, 24, 252])}),
+        ("Pow", {}, {"p": np.array(2.0, np.float32)}),
+        ("Gather", {"axis": 1}, {"i": np.array([3, 1, 7])}),
+        ("Max", {}, {"m": np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 24, 1, 1)}),
+        ("Add", {}, {"m": np.linspace(-1, 1, 18, dtype=np.float32)}),
+        ("Mul", {}, {"m": np.linspace(-1, 1, 252, dtype=np.float32).reshape(14, 18)}),
+        ("GlobalLpPool", {}, {}),
+    ],
+)
+def test_operators_after_a_convolution(check, after_conv, op, attributes, constants):
+    node = helper.make_node(op, ["c", *constants], ["y"], **attributes)
+    check(after_conv([node], constants=constants), atol=1e-4)
+
+
+def test_attention(check, make_model, rng):
+    weights = {k: rng.standard_normal((32, 32), dtype=np.float32) * 0.2 for k in ("q", "k", "v")}
+    weights["scale"] = np.array(0.1767767, np.float32)
+    nodes = [
+        *(helper.make_node("MatMul", ["x", w], [f"{w}x"]) for w in ("q", "k", "v")),
+        helper.make_node("Transpose", ["kx"], ["kt"], perm=(0, 2, 1)),
+        helper.make_node("MatMul", ["qx", "kt"], ["a"]),
+        helper.make_node("Mul", ["a", "scale"], ["b"]),
+        helper.make_node("Softmax", ["b"], ["s"], axis=-1),
+        helper.make_node("MatMul", ["s", "vx"], ["o"]),
+        helper.make_node("Tanh", ["o"], ["y"]),
+    ]
+    check(make_model(nodes, {"x": [2, 50, 32]}, {"y": None}, weights))
+
+
+@pytest.mark.parametrize("shape", [[2, 6, 40], [1, 3, 6, 8, 10]])
+def test_convolutions_of_other_ranks(check, make_model, rng, shape):
+    rank = len(shape) - 2
+    weights = {"w": rng.standard_normal((12, shape[1], *[3] * rank), dtype=np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 2 * rank)
+    check(make_model([node], {"x": shape}, {"y": None}, weights), atol=1e-4)

@@ -209,8 +209,11 @@ def _nvcc_path() -> str:
 
 @functools.cache
 def _nvcc_compiler(path: str) -> CudaCompiler | None:
-    version = re.search(r"release (\d+)\.(\d+)", _run([path, "--version"], 60).stdout)
-    archs = re.findall(r"^sm_\d+", _run([path, "--list-gpu-code"], 60).stdout, re.MULTILINE)
+    try:
+        version = re.search(r"release (\d+)\.(\d+)", _run([path, "--version"], 60).stdout)
+        archs = re.findall(r"^sm_\d+", _run([path, "--list-gpu-code"], 60).stdout, re.MULTILINE)
+    except ToolchainError:
+        return None
     if not version or not archs:
         return None
     return CudaCompiler("nvcc", (int(version[1]), int(version[2])), tuple(archs), path)
@@ -291,5 +294,6 @@ def _failed(compiler: CudaCompiler, arch: str, output: str) -> ToolchainError:
     return ToolchainError(
         f"{compiler.name} failed to compile the kernels for {arch}",
         seen="\n        ".join(lines),
-        do="check that the architecture exists and that the compiler works; else report this",
+        do="check that the architecture exists and that the compiler works (nvcc needs g++ beside"
+        " it); else report this",
     )

@@ -90,7 +90,6 @@ def _vm_pipeline() -> Any:
 def _code_generator(spec: TargetSpec) -> contextlib.AbstractContextManager[Any]:
     if spec.gpu is None:
         return contextlib.nullcontext()
-    cuda.enable_codegen()
     return cuda.compiling_for(spec.gpu.arch)
 
 

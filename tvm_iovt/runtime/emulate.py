@@ -188,6 +188,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=RUN_TIMEOUT_S,
             check=False,
         )

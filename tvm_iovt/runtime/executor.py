@@ -236,33 +236,19 @@ class _CompiledStage:
         self._device_type = _DEVICE_TYPES[target.kind]
         file = path / library.file.file
         try:
-            module = ffi.load_module(str(file))
-            machine = module["vm_load_executable"]()
+            machine = ffi.load_module(str(file))["vm_load_executable"]()
         except (RuntimeError, OSError, AttributeError, ValueError) as error:
             raise BundleError(
                 f"{file} cannot be loaded", seen=_first_line(error), do="compile the model again"
             ) from error
-        try:
-            self._initialize(machine)
-        except RuntimeError as error:
-            if "Cannot find ffi::Function" not in str(error):
-                raise _failed(stage, error) from error
-            # An operator outside of the core library; a machine that failed cannot be reused.
-            if not libtvm.load_extra(path / "lib"):
-                raise BundleError(
-                    f"{file} needs an operator that TVM's runtime here lacks",
-                    seen=_first_line(error),
-                    do=f"install {libtvm.EXTRA} beside {libtvm.RUNTIME}",
-                ) from error
-            machine = module["vm_load_executable"]()
-            self._initialize(machine)
-        self._main = machine["main"]
-
-    def _initialize(self, machine: Any) -> None:
         devices = [self._device_type, 0, _POOLED_ALLOCATOR]
-        if self._device_type != _DEVICE_TYPES["llvm"]:
+        if target.gpu:
             devices += [_DEVICE_TYPES["llvm"], 0, _POOLED_ALLOCATOR]  # for shapes and scalars
-        machine["vm_initialization"](*devices)
+        try:
+            machine["vm_initialization"](*devices)
+            self._main = machine["main"]
+        except (RuntimeError, AttributeError) as error:
+            raise _failed(stage, error) from error
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:

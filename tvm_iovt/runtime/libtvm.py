@@ -1,7 +1,8 @@
-"""Bring `libtvm_runtime.so` and `tvm_ffi` into the process, and nothing else of TVM."""
+"""Bring TVM's runtime library and `tvm_ffi` into the process, and nothing else of TVM."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.metadata
@@ -60,7 +61,9 @@ def check_versions(tvm_version: str, tvm_ffi_version: str, packed: Path | None =
     """
     do = pip_command(tvm_version, tvm_ffi_version)
     tvm, ffi = _installed("apache-tvm"), _installed("apache-tvm-ffi")
-    is_packed = packed is not None and (packed / RUNTIME).is_file() and "tvm" not in sys.modules
+    is_packed = (
+        packed is not None and (packed / RUNTIME).is_file() and sys.modules.get("tvm") is None
+    )
     if ffi is None or not (tvm or is_packed or os.environ.get("TVM_LIBRARY_PATH")):
         missing = "apache-tvm-ffi" if ffi is None else "apache-tvm"
         raise BundleError("TVM's runtime is not installed", seen=f"no {missing}", do=do)
@@ -93,20 +96,12 @@ def load(packed: Path | None = None) -> ModuleType:
                 "tvm_ffi cannot be imported", seen=str(error), do="pip install apache-tvm-ffi"
             ) from error
         threads.set_defaults()
-        if "tvm" not in sys.modules and RUNTIME not in _loaded:
+        if sys.modules.get("tvm") is None and RUNTIME not in _loaded:
             _loaded[RUNTIME] = _open(RUNTIME, packed)
-        return ffi
-
-
-def load_extra(packed: Path | None = None) -> bool:
-    """Load TVM's library of rarer operators (sort, top-k, ...); False where there is none."""
-    with _lock:
-        if EXTRA not in _loaded:
-            try:
+            # Sort, top-k and other operators that networks look up only when they run.
+            with contextlib.suppress(BundleError):
                 _loaded[EXTRA] = _open(EXTRA, packed)
-            except BundleError:
-                return False
-        return True
+        return ffi
 
 
 def load_device(kind: str, packed: Path | None = None) -> None:

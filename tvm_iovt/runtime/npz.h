@@ -86,14 +86,16 @@ inline std::string HeaderValue(const Bytes& file, const std::string& header,
 }
 
 inline NpyArray ParseNpy(const Bytes& file, uint64_t offset, uint64_t size) {
-  if (size < 10 || std::memcmp(file.At(offset, 6), "\x93NUMPY", 6) != 0) file.Fail("no NumPy array");
+  if (size < 10 || std::memcmp(file.At(offset, 6), "\x93NUMPY", 6) != 0) {
+    file.Fail("no NumPy array");
+  }
   uint64_t major = file.Number(offset + 6, 1);
   int width = major == 1 ? 2 : 4;
   uint64_t header_size = file.Number(offset + 8, width);
   uint64_t start = 8 + static_cast<uint64_t>(width) + header_size;
   if (start > size) file.Fail("an array header that is too long");
-  const char* text = reinterpret_cast<const char*>(file.At(offset + start - header_size, header_size));
-  std::string header(text, header_size);
+  const uint8_t* text = file.At(offset + start - header_size, header_size);
+  std::string header(reinterpret_cast<const char*>(text), header_size);
 
   NpyArray array;
   std::string descr = HeaderValue(file, header, "descr");

@@ -339,7 +339,7 @@ class CompiledStage {
     try {
       ffi::Module library =
           CallGlobal("ffi.ModuleLoadFromFile", ffi::String(path)).cast<ffi::Module>();
-      machine_ = Start(library);
+      machine_ = Initialize(library);
       main_ = Member(machine_.value(), "main");
     } catch (const ffi::Error& error) {
       throw Failure{kBundle, path + " cannot be loaded", error.message(),
@@ -382,17 +382,6 @@ class CompiledStage {
   static ffi::Function Member(const ffi::Module& module, const char* name) {
     return CallGlobal("ffi.ModuleGetFunction", module, ffi::String(name), true)
         .cast<ffi::Function>();
-  }
-
-  ffi::Module Start(const ffi::Module& library) const {
-    try {
-      return Initialize(library);
-    } catch (const ffi::Error& error) {
-      // An operator outside of the core library: sort, top-k, ...
-      bool lacks_operator = error.message().find("Cannot find ffi::Function") != std::string::npos;
-      if (!lacks_operator || !dlopen("libtvm_runtime_extra.so", RTLD_NOW | RTLD_GLOBAL)) throw;
-      return Initialize(library);
-    }
   }
 
   ffi::Module Initialize(const ffi::Module& library) const {
@@ -458,6 +447,8 @@ struct Report {
 };
 
 Report RunBundle(const Options& options) {
+  // Sort, top-k and other operators that networks look up only when they run.
+  dlopen("libtvm_runtime_extra.so", RTLD_NOW | RTLD_GLOBAL);
   Manifest manifest = ReadManifest(options.bundle);
   CheckVersions(manifest);
   const Deployment& deployment = Choose(manifest, options.target);

@@ -12,7 +12,12 @@ from typing import Any
 
 from tvm_iovt.schedules.convolution import TEMPLATE_KEY, TILE_KEY
 from tvm_iovt.schedules.epilogue import isolate_epilogue, padded_block, store_tile
-from tvm_iovt.schedules.loops import elementwise_loops, extent_of, schedule_leftovers
+from tvm_iovt.schedules.loops import (
+    elementwise_loops,
+    extent_of,
+    schedule_leftovers,
+    vectorize_innermost,
+)
 from tvm_iovt.schedules.template import (
     Match,
     Refusal,
@@ -94,7 +99,7 @@ class Contraction:
         if padded is not None:
             if pad_at:
                 schedule.compute_at(padded, outer[pad_at - 1])
-                self._vector_padding(schedule, padded, tile)
+                vectorize_innermost(schedule, schedule.get_loops(padded)[-1], tile.lanes)
             else:
                 elementwise_loops(schedule, padded, cpu, work)
             done.append(padded)
@@ -119,12 +124,3 @@ class Contraction:
             row_bytes = 4 * volume(extents[2:]) * max(1, extents[1] // count)
             limit = max(min(limit, cpu.l2_bytes // 4 // row_bytes), 2)
         return largest_divisor(count, limit)
-
-    def _vector_padding(self, schedule: Any, padded: Any, tile: Tile) -> None:
-        """Vectorise the padding of a band along the channels."""
-        last = schedule.get_loops(padded)[-1]
-        extent = extent_of(schedule, last)
-        width = largest_divisor(extent, tile.lanes)
-        if width > 1 and extent % width == 0 and width & (width - 1) == 0:
-            _, lane = schedule.split(last, [None, width])
-            schedule.vectorize(lane)

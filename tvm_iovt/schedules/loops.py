@@ -18,6 +18,10 @@ MAX_UNROLLED = 256
 """Copies of a loop body that unrolling may make: bounds the code size and LLVM's time."""
 
 
+TASKS_PER_CORE = 4
+"""Parallel iterations per core to aim for: few enough to be cheap, enough to balance."""
+
+
 def extent_of(schedule: Any, loop: Any) -> int:
     """Constant extent of a loop."""
     return int(schedule.get(loop).extent)
@@ -57,22 +61,37 @@ def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) 
         fused = schedule.fuse(*loops)
         outer, inner = schedule.split(fused, [None, vector_width(total, lanes)])
         schedule.vectorize(inner)
-        _parallel(schedule, outer, operations)
+        parallel_outer(schedule, [outer], cpu, operations)
         return
-    if width == 1:
-        if len(loops) > 1:
-            outer = schedule.fuse(*loops[:-1])
-            _parallel(schedule, outer, operations)
+    if width * 2 < lanes:  # LLVM vectorises a serial loop better than pieces this narrow
+        parallel_outer(schedule, loops[:-1], cpu, operations)
         return
     rest, inner = schedule.split(loops[-1], [None, width])
     schedule.vectorize(inner)
-    outer = schedule.fuse(*loops[:-1], rest) if len(loops) > 1 else rest
-    _parallel(schedule, outer, operations)
+    parallel_outer(schedule, [*loops[:-1], rest], cpu, operations)
 
 
-def _parallel(schedule: Any, loop: Any, operations: int) -> None:
-    if operations >= SERIAL_OPERATIONS and extent_of(schedule, loop) > 1:
-        schedule.parallel(loop)
+def parallel_outer(schedule: Any, loops: list[Any], cpu: CpuSpec, operations: int) -> Any | None:
+    """Run the outermost of perfectly nested loops in parallel, if the work is worth it.
+
+    Only as many loops are fused as it takes to occupy the cores: indices of fused loops are
+    recovered by divisions.
+
+    Returns:
+        The parallel loop, or None.
+    """
+    if operations < SERIAL_OPERATIONS or not loops:
+        return None
+    count = 1
+    tasks = extent_of(schedule, loops[0])
+    while tasks < TASKS_PER_CORE * cpu.cores and count < len(loops):
+        tasks *= extent_of(schedule, loops[count])
+        count += 1
+    if tasks == 1:
+        return None
+    fused = schedule.fuse(*loops[:count]) if count > 1 else loops[0]
+    schedule.parallel(fused)
+    return fused
 
 
 def dtype_bits(dtype: str) -> int:

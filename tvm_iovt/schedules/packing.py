@@ -14,7 +14,7 @@ from tvm_iovt.schedules.convolution import (
     pack_depthwise_weights,
     pack_weights,
 )
-from tvm_iovt.schedules.layout import TO_NHWC
+from tvm_iovt.schedules.layout_rules import TO_NHWC
 from tvm_iovt.schedules.tensors import (
     array_of,
     constant,

@@ -12,6 +12,7 @@ from tvm_iovt.schedules.loops import (
     MAX_UNROLLED,
     dtype_bits,
     extent_of,
+    parallel_outer,
     schedule_leftovers,
 )
 from tvm_iovt.schedules.template import (
@@ -24,8 +25,14 @@ from tvm_iovt.schedules.template import (
     spatial_extents,
     volume,
 )
-from tvm_iovt.schedules.tiles import SERIAL_OPERATIONS, lanes_of, vector_width
+from tvm_iovt.schedules.tiles import lanes_of, vector_width
 from tvm_iovt.types import CpuSpec
+
+_MIN_WIDTH = 4
+"""Narrower vectors are not worth their instructions."""
+
+_MIN_LANE_WORK = 256
+"""Elements below which reducing in lanes does not pay for the second step."""
 
 _PADDING_BLOCKS = ("pad_temp", "padded", "PadInput")
 
@@ -78,24 +85,20 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
     loops = schedule.get_loops(block)
     spatial, reduce_loops = loops[: len(extents)], loops[len(extents) :]
     width = vector_width(extents[-1], lanes) if extents and len(node.writes) == 1 else 1
-    if width < 4:
-        if spatial and work >= SERIAL_OPERATIONS and volume(extents) > 1:
-            schedule.parallel(schedule.fuse(*spatial) if len(spatial) > 1 else spatial[0])
-        return []
+    if width < _MIN_WIDTH:
+        return _reduce_in_lanes(schedule, block, lanes, work, cpu)
     vectors = _vectors_at_a_time(extents[-1] // width, taps)
     rest, vector, lane = schedule.split(spatial[-1], [None, vectors, width])
     outer = [*spatial[:-1], rest]
     schedule.reorder(*outer, *reduce_loops, vector, lane)
     copy = schedule.cache_write(block, 0, "local")
-    fused = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
-    schedule.reverse_compute_at(copy, fused)
-    inner = schedule.get_loops(copy)[1:]
+    schedule.reverse_compute_at(copy, rest)
+    inner = schedule.get_loops(copy)[len(outer) :]
     if inner:
         unrolled, copy_lane = schedule.split(inner[-1], [None, width])
         schedule.vectorize(copy_lane)
         schedule.unroll(unrolled)
-    if work >= SERIAL_OPERATIONS and extent_of(schedule, fused) > 1:
-        schedule.parallel(fused)
+    parallel_outer(schedule, outer, cpu, work)
     schedule.vectorize(lane)
     schedule.unroll(vector)
     if taps * vectors <= MAX_UNROLLED // 8:
@@ -106,6 +109,28 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
     schedule.vectorize(init_loops[-1])
     schedule.unroll(init_loops[-2])
     return [init, copy]
+
+
+def _reduce_in_lanes(schedule: Any, block: Any, lanes: int, work: int, cpu: CpuSpec) -> list[Any]:
+    """Reduce a contiguous innermost axis in the lanes of a vector, then the lanes.
+
+    This changes the order of the additions, as every vectorised sum does.
+    """
+    node = schedule.get(block)
+    count = len(spatial_extents(schedule, block))
+    loops = schedule.get_loops(block)
+    spatial, reduce_loops = loops[:count], loops[count:]
+    width = vector_width(extent_of(schedule, reduce_loops[-1]), lanes)
+    if width >= _MIN_WIDTH and len(node.writes) == 1 and work >= _MIN_LANE_WORK:
+        _, lane = schedule.split(reduce_loops[-1], [None, width])
+        partial = schedule.rfactor(lane, count)
+        partial_loops = schedule.get_loops(partial)
+        schedule.vectorize(partial_loops[-1])
+        init = schedule.decompose_reduction(partial, partial_loops[count])
+        schedule.vectorize(schedule.get_loops(init)[-1])
+        return [partial, init, block]
+    parallel_outer(schedule, spatial, cpu, work)
+    return []
 
 
 def _vectors_at_a_time(available: int, taps: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -83,7 +84,7 @@ def reduce_extents(schedule: Any, block: Any) -> list[int]:
     ]
 
 
-def volume(extents: list[int]) -> int:
+def volume(extents: Iterable[int]) -> int:
     """Product of extents."""
     result = 1
     for extent in extents:
