@@ -214,9 +214,7 @@ def test_full_disk(small_model: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_wrong_tvm_version_stops_before_the_import(
-    small_model: Path, tmp_path: Path
-) -> None:
+def test_wrong_tvm_version_stops_before_the_import(small_model: Path, tmp_path: Path) -> None:
     # A distribution of another version, first on the path, as a careless upgrade leaves it.
     info = tmp_path / "site" / "apache_tvm_ffi-0.1.15.dist-info"
     info.mkdir(parents=True)
@@ -245,9 +243,7 @@ def test_no_verify_runs_no_reference(
 def test_sample_from_a_file_is_shipped(small_model: Path, tmp_path: Path) -> None:
     image = np.full((1, 3, 16, 16), 0.25, np.float32)
     np.savez(tmp_path / "in.npz", image=image)
-    result = tvm_iovt.compile(
-        small_model, output=tmp_path / "b.iovt", sample=tmp_path / "in.npz"
-    )
+    result = tvm_iovt.compile(small_model, output=tmp_path / "b.iovt", sample=tmp_path / "in.npz")
     inputs, _ = bundle.load_sample(result.path, bundle.SAMPLE)
     np.testing.assert_array_equal(inputs["image"], image)
 
@@ -265,7 +261,7 @@ def test_tampered_library_is_refused(compiled: compiler.Compilation, tmp_path: P
     content = bytearray(library.read_bytes())
     content[len(content) // 2] ^= 1
     library.write_bytes(content)
-    with pytest.raises(BundleError, match="stage0.host.so"):
+    with pytest.raises(BundleError, match=r"stage0\.host\.so"):
         runtime.load(moved)
 
 

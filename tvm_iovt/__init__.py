@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "compile", "load"]
 
 
-def compile(  # noqa: A001  # the verb's name, as on the command line
+def compile(  # the verb's name, as on the command line
     model: str | Path,
     *,
     targets: str = "host",

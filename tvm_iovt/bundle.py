@@ -350,11 +350,19 @@ def _is_other_process(pid: int) -> bool:
 def _sync(folder: Path) -> None:
     """Flush files and folders to the disk, so that a rename cannot survive its contents."""
     for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and shared-folder file systems cannot sync a folder.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _move_into_place(folder: Path, destination: Path) -> None:
@@ -370,11 +378,7 @@ def _move_into_place(folder: Path, destination: Path) -> None:
             raise
         shutil.rmtree(aside, ignore_errors=True)
     # After an exchange the old bundle bears the temporary name, and is removed with it.
-    parent = os.open(destination.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    _fsync(destination.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:

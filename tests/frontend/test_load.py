@@ -55,7 +55,10 @@ def test_dynamic_model_with_shapes(make_model, tmp_path: Path) -> None:
 
 
 def test_training_mode_batch_norm_uses_its_running_statistics(make_model, tmp_path: Path) -> None:
-    constants = {name: np.full(3, value, np.float32) for name, value in zip("sbmv", (2, 1, 3, 4))}
+    constants = {
+        name: np.full(3, value, np.float32)
+        for name, value in zip("sbmv", (2, 1, 3, 4), strict=True)
+    }
     node = helper.make_node(
         "BatchNormalization", ["x", *"sbmv"], ["y", "rm", "rv"], "bn", training_mode=1
     )

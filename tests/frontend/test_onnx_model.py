@@ -59,7 +59,7 @@ def test_old_opset(make_model, tmp_path: Path) -> None:
 def test_other_suffix_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(b"TFL3")
-    with pytest.raises(ModelError, match="a .tflite file"):
+    with pytest.raises(ModelError, match=r"a \.tflite file"):
         load_network(path, {})
 
 
@@ -67,9 +67,7 @@ def test_missing_external_data(make_model, tmp_path: Path) -> None:
     import numpy as np
 
     node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
-    model = make_model(
-        [node], {"x": [1024]}, {"y": [1024]}, {"w": np.ones(1024, dtype=np.float32)}
-    )
+    model = make_model([node], {"x": [1024]}, {"y": [1024]}, {"w": np.ones(1024, dtype=np.float32)})
     path = tmp_path / "model.onnx"
     onnx.save(
         model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=0

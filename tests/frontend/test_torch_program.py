@@ -52,13 +52,11 @@ def test_other_file_with_that_suffix(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs `pip install tvm-iovt[torch]`")
     path = tmp_path / "net.pt2"
     path.write_bytes(b"not a zip file")
-    with pytest.raises(ModelError, match="not a torch.export program"):
+    with pytest.raises(ModelError, match=r"not a torch\.export program"):
         load_network(path, {})
 
 
-def test_missing_torch_names_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_torch_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -46,7 +46,9 @@ def test_two_sided_clip_becomes_one_operator(make_model) -> None:
     @I.ir_module
     class Expected:
         @R.function
-        def main(x: R.Tensor((2, 3), "float32")) -> R.Tensor((2, 3), "float32"):
+        def main(  # TVMScript
+            x: R.Tensor((2, 3), "float32"),
+        ) -> R.Tensor((2, 3), "float32"):
             R.func_attr({"num_input": 1})
             with R.dataflow():
                 gv = R.clip(x, T.float32(0), T.float32(6))

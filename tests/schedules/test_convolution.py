@@ -100,6 +100,17 @@ def test_transposed_convolution_matches_reference(check, make_model, rng, kernel
     check(make_model([node], {"x": [1, 6, 7, 9]}, {"y": None}, weights))
 
 
+@pytest.mark.parametrize(("channels", "group"), [(32, 8), (64, 32), (48, 2), (30, 10), (24, 12)])
+def test_grouped_convolution_matches_reference(check, conv_model, channels, group):
+    result = check(conv_model(channels, channels, (9, 10), (3, 3), group=group, pads=(1, 1, 1, 1)))
+    assert any(t.startswith("contraction") for t in result.templates)
+
+
+def test_small_groups_fuse_their_epilogue(check, conv_model):
+    result = check(conv_model(32, 32, (9, 10), (3, 3), group=8, tail=("Relu",)))
+    assert "contraction" in result.templates
+
+
 def test_weights_that_are_inputs_still_work(check, make_model):
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=(1, 1, 1, 1))
     check(make_model([node], {"x": [1, 8, 9, 9], "w": [12, 8, 3, 3]}, {"y": None}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,5 +120,3 @@ def _own_error(error: BaseException) -> IovtError | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
-
-

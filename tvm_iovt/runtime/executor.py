@@ -27,6 +27,11 @@ from tvm_iovt.types import (
 )
 
 _DEVICE_TYPES = {"llvm": 1, "cuda": 2, "vulkan": 7}  # DLDeviceType of dlpack.h
+# The kinds of exception that TVM's checks become in Python.
+_FFI_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError),
+    *(OSError, MemoryError),
+)
 _POOLED_ALLOCATOR = 2  # AllocatorType of tvm/runtime/memory/memory_manager.h
 _ALIGNMENT_BYTES = 64  # what compiled kernels assume of their arguments
 
@@ -147,7 +152,7 @@ class Executor:
                 "There must be at least one measured run", seen=f"warmup {warmup}, repeat {repeat}"
             )
         self._check_inputs(inputs)
-        tensors = self._feed(inputs)
+        tensors = self._place(self._feed(inputs))
         scopes: tuple[tuple[str, Callable[[], object]], ...] = (
             ("device", lambda: self._execute(tensors)),
             ("end_to_end", lambda: self.run(inputs)),
@@ -210,6 +215,13 @@ class Executor:
             for name, array in inputs.items()
         }
 
+    def _place(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        """The network's inputs on the device of the first stage that takes each."""
+        placed = dict(tensors)
+        for stage in reversed(self._stages):
+            placed |= stage.arguments(tensors)
+        return placed
+
     def _execute(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """All tensors by name after the last stage, on the devices that made them."""
         values = dict(tensors)
@@ -237,7 +249,7 @@ class _CompiledStage:
         file = path / library.file.file
         try:
             machine = ffi.load_module(str(file))["vm_load_executable"]()
-        except (RuntimeError, OSError, AttributeError, ValueError) as error:
+        except _FFI_ERRORS as error:
             raise BundleError(
                 f"{file} cannot be loaded", seen=_first_line(error), do="compile the model again"
             ) from error
@@ -247,18 +259,23 @@ class _CompiledStage:
         try:
             machine["vm_initialization"](*devices)
             self._main = machine["main"]
-        except (RuntimeError, AttributeError) as error:
+        except _FFI_ERRORS as error:
             raise _failed(stage, error) from error
 
+    def arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the stage's inputs that are in `values`, on the stage's device."""
+        return {
+            spec.name: _to_device(self._ffi, values[spec.name], self._device_type)
+            for spec in self.stage.inputs
+            if spec.name in values
+        }
+
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The stage's outputs by name. `values` holds all of its inputs, on any device."""
         try:
-            arguments = [
-                _to_device(self._ffi, values[spec.name], self._device_type)
-                for spec in self.stage.inputs
-            ]
-            result = self._main(*arguments)
+            result = self._main(*self.arguments(values).values())
             _synchronize(self._ffi, self._device_type)
-        except RuntimeError as error:
+        except _FFI_ERRORS as error:
             raise _failed(self.stage, error) from error
         outputs = (result,) if isinstance(result, self._ffi.Tensor) else tuple(result)
         if len(outputs) != len(self.stage.outputs):

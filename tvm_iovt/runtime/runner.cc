@@ -3,23 +3,26 @@
 // It loads the deployment that fits this machine, runs the bundle's sample (or --inputs),
 // compares the outputs with the expected ones and measures the latency.
 #include <dlfcn.h>
-#include <sched.h>
-#include <sys/auxv.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <new>
+#include <optional>
 #include <set>
-#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
 #include "discrepancy.h"
 #include "failure.h"
+#include "machine.h"
 #include "manifest.h"
 #include "npz.h"
 
@@ -29,16 +32,6 @@
 
 namespace iovt {
 namespace {
-
-#if defined(__x86_64__)
-const char* const kArch = "x86_64";
-#elif defined(__aarch64__)
-const char* const kArch = "aarch64";
-#elif defined(__arm__)
-const char* const kArch = "armv7l";
-#else
-#error "an architecture that bundles do not name"
-#endif
 
 const char* const kUsageText =
     R"(usage: iovt-runner BUNDLE [options]
@@ -120,63 +113,7 @@ Options ParseOptions(int argc, char** argv) {
   return options;
 }
 
-// --- The machine ---------------------------------------------------------------------------
-
-std::set<std::string> CpuFeatures() {
-  std::set<std::string> features;
-  auto add = [&features](unsigned long mask, const char* names) {
-    std::istringstream stream(names);
-    std::string name;
-    for (int bit = 0; stream >> name; ++bit) {
-      if (mask >> bit & 1) features.insert(name);
-    }
-  };
-#if defined(__aarch64__)
-  // Bit order of Linux's arch/arm64/include/uapi/asm/hwcap.h, names of /proc/cpuinfo.
-  add(getauxval(AT_HWCAP),
-      "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm jscvt fcma "
-      "lrcpc dcpop sha3 sm3 sm4 asimddp sha512 sve asimdfhm dit uscat ilrcpc flagm ssbs sb paca "
-      "pacg");
-  add(getauxval(AT_HWCAP2),
-      "dcpodp sve2 sveaes svepmull svebitperm svesha3 svesm4 flagm2 frint svei8mm svef32mm "
-      "svef64mm svebf16 i8mm bf16 dgh rng bti mte");
-#elif defined(__arm__)
-  // arch/arm/include/uapi/asm/hwcap.h
-  add(getauxval(AT_HWCAP),
-      "swp half thumb 26bit fastmult fpa vfp edsp java iwmmxt crunch thumbee neon vfpv3 vfpv3d16 "
-      "tls vfpv4 idiva idivt vfpd32 lpae evtstrm");
-  add(getauxval(AT_HWCAP2), "aes pmull sha1 sha2 crc32");
-#else
-  (void)add;
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);) {
-    if (line.compare(0, 5, "flags") != 0) continue;
-    std::istringstream words(line.substr(line.find(':') + 1));
-    for (std::string word; words >> word;) features.insert(word);
-    break;
-  }
-#endif
-  return features;
-}
-
-// Sets TVM's variables before its thread pool starts, as tvm_iovt/runtime/threads.py does.
-void ChooseThreads(int64_t threads) {
-  if (threads > 0) setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
-#if defined(__x86_64__)
-  setenv("TVM_BIND_THREADS", "0", 0);
-  cpu_set_t usable;
-  if (getenv("OMP_NUM_THREADS") || sched_getaffinity(0, sizeof(usable), &usable) != 0) return;
-  std::set<std::string> cores;  // hyper-threads of one core name the same siblings
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &usable)) continue;
-    std::string name = "/sys/devices/system/cpu/cpu" + std::to_string(cpu);
-    std::ifstream file(name + "/topology/thread_siblings_list");
-    if (std::string siblings; std::getline(file, siblings)) name = siblings;
-    cores.insert(name);
-  }
-  setenv("TVM_NUM_THREADS", std::to_string(cores.size()).c_str(), 0);
-#endif
-}
+// --- The deployment ----------------------------------------------------------------------
 
 int DeviceType(const std::string& device) {
   if (device == "cpu") return kDLCPU;
@@ -347,6 +284,14 @@ class CompiledStage {
     }
   }
 
+  // Moves those of the stage's inputs that are in `values` to the stage's device.
+  void Place(Values* values) const {
+    for (const TensorSpec& spec : stage_.inputs) {
+      auto found = values->find(spec.name);
+      if (found != values->end()) found->second = ToDevice(found->second, device_type_);
+    }
+  }
+
   void Run(Values* values) const {
     std::vector<ffi::Any> arguments;
     for (const TensorSpec& spec : stage_.inputs) {
@@ -459,6 +404,7 @@ Report RunBundle(const Options& options) {
   std::map<std::string, NpyArray> arrays = ReadNpz(
       options.inputs.empty() ? VerifiedPath(options.bundle, manifest.sample) : options.inputs);
   Values inputs = Feed(manifest, arrays, options);
+  for (auto stage = stages.rbegin(); stage != stages.rend(); ++stage) stage->Place(&inputs);
 
   Report report{deployment.name, manifest.model_name, std::nullopt, {}, {}, options.warmup};
   Values values;

@@ -230,12 +230,27 @@ def depthwise_packed(
     )
 
 
+def pack_matrix(data: Any, tile: Tile) -> Any:
+    """Panels (..., P, K, tile.channels) of a matrix (..., K, N) that is known at run time only."""
+    *lead, depth, features = (int(extent) for extent in data.shape)
+    panel = tile.channels
+    zero = tirx.const(0, data.dtype)
+
+    def element(*i: Any) -> Any:
+        *batch, p, k, lane = i
+        column = p * panel + lane
+        value = data(*batch, k, column)
+        return value if features % panel == 0 else tirx.if_then_else(column < features, value, zero)
+
+    return te.compute((*lead, ceil_div(features, panel), depth, panel), element, name="panels")
+
+
 def matmul_packed(data: Any, weight: Any, out_features: int, tile: Tile) -> Any:
     """Matrix product (..., K) x packed (K, N) as (..., N).
 
     Args:
         data: Activations of any rank >= 1; the leading axes are rows.
-        weight: (panels, K, tile.channels).
+        weight: (panels, K, tile.channels), or with the leading axes of `data` but the last.
         out_features: N.
         tile: The register tile; it covers `tile.cols` rows of the last leading axis.
     """
@@ -253,10 +268,13 @@ def matmul_packed(data: Any, weight: Any, out_features: int, tile: Tile) -> Any:
             name="padded",
         )
     k = te.reduce_axis((0, depth), "k")
+    batch = len(weight.shape) - 3
     attrs = {TEMPLATE_KEY: "contraction", TILE_KEY: [1, tile.cols, tile.vectors, tile.lanes]}
     out = te.compute(
         (*covered, padded),
-        lambda *i: te.sum(source(*i[:-1], k) * weight(i[-1] // panel, k, i[-1] % panel), axis=[k]),
+        lambda *i: te.sum(
+            source(*i[:-1], k) * weight(*i[:batch], i[-1] // panel, k, i[-1] % panel), axis=[k]
+        ),
         name="matmul",
         attrs=attrs,
     )

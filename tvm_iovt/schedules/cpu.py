@@ -46,12 +46,21 @@ def lower_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> tuple[Any, tuple[Decis
         The module, ready for the data-flow lowering of `tvm.relax.backend.cpu_generic`, and one
         decision per PrimFunc. Inputs and outputs keep their shapes and types.
     """
+    return schedule_functions(fuse_for_cpu(mod, cpu, target), cpu)
+
+
+def fuse_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> Any:
+    """Everything before scheduling: channels-last, packed weights, fused PrimFuncs.
+
+    The arguments are those of `lower_for_cpu`. Functions that are scheduled between this and
+    `schedule_functions` (from tuning records, say) and marked with `SCHEDULED` stay as they are.
+    """
     with target:
         mod = relax.transform.DecomposeOpsForInference()(mod)
         mod = fold_constants(mod)
         mod = propagate_channels_last(mod)
         mod = pack_constant_weights(mod, cpu)
-        mod = tvm.transform.Sequential(
+        return tvm.transform.Sequential(
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
@@ -63,7 +72,6 @@ def lower_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> tuple[Any, tuple[Decis
                 relax.transform.DeadCodeElimination(),
             ]
         )(mod)
-        return schedule_functions(mod, cpu)
 
 
 def schedule_functions(mod: Any, cpu: CpuSpec) -> tuple[Any, tuple[Decision, ...]]:

@@ -11,12 +11,15 @@ from tvm_iovt.schedules.template import (
     spatial_extents,
     volume,
 )
-from tvm_iovt.schedules.tiles import SERIAL_OPERATIONS, lanes_of, vector_width
+from tvm_iovt.schedules.tiles import SERIAL_OPERATIONS, lanes_of, largest_divisor, vector_width
 from tvm_iovt.types import CpuSpec
 
 MAX_UNROLLED = 256
 """Copies of a loop body that unrolling may make: bounds the code size and LLVM's time."""
 
+
+MAX_CHUNK = 4096
+"""Elements of a flat loop that one task handles at most."""
 
 TASKS_PER_CORE = 4
 """Parallel iterations per core to aim for: few enough to be cheap, enough to balance."""
@@ -40,8 +43,8 @@ def vectorize_innermost(schedule: Any, loop: Any, lanes: int) -> Any:
 def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) -> None:
     """Schedule a block without reduction: parallel outside, vector inside.
 
-    The trailing axis gives the vector. Where it is odd, the whole iteration space is fused first,
-    which is exact for contiguous element-wise blocks.
+    The trailing axis gives the vector. Where it is odd, blocks that go through their buffers in
+    order get one flat loop.
 
     Args:
         schedule: The schedule.
@@ -57,10 +60,11 @@ def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) 
     extents = [extent_of(schedule, loop) for loop in loops]
     total = volume(extents)
     width = vector_width(extents[-1], lanes)
-    if width < lanes and vector_width(total, lanes) > width and _is_contiguous(schedule, block):
-        fused = schedule.fuse(*loops)
-        outer, inner = schedule.split(fused, [None, vector_width(total, lanes)])
-        schedule.vectorize(inner)
+    if width * 2 < lanes and _is_contiguous(schedule, block):
+        # Left serial: TVM recombines the indices of a scalar loop, not those of a vector, and LLVM
+        # then vectorises it.
+        chunk = largest_divisor(total, MAX_CHUNK)
+        outer, _ = schedule.split(schedule.fuse(*loops), [None, chunk])
         parallel_outer(schedule, [outer], cpu, operations)
         return
     if width * 2 < lanes:  # LLVM vectorises a serial loop better than pieces this narrow

@@ -12,6 +12,7 @@ from tvm_iovt.schedules.convolution import (
     depthwise_packed,
     matmul_packed,
     pack_depthwise_weights,
+    pack_matrix,
     pack_weights,
 )
 from tvm_iovt.schedules.layout_rules import TO_NHWC
@@ -27,6 +28,7 @@ from tvm_iovt.schedules.tensors import (
 from tvm_iovt.schedules.tiles import (
     ceil_div,
     contraction_tile,
+    group_lanes,
     lanes_of,
     vector_width,
     window_cols,
@@ -36,6 +38,10 @@ from tvm_iovt.types import CpuSpec
 
 _OUT_EWISE_FUSABLE = 4
 """Relax's operator pattern of a kernel that element-wise operators may follow."""
+
+
+_MIN_ROWS_TO_PACK = 8
+"""Rows of the left matrix from which packing the right one pays."""
 
 
 def _pair(values: Any) -> tuple[int, int]:
@@ -57,13 +63,16 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
         name = op_name(call)
         if name not in ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul"):
             return call
-        if not is_constant(call.args[1]) or any(dtype_of(a) != "float32" for a in call.args):
+        if any(dtype_of(a) != "float32" for a in call.args):
             return call
         shapes = [shape_of(a) for a in call.args]
         if any(s is None or 0 in s for s in shapes) or dtype_of(call) not in ("", "float32"):
             return call
         if name == "relax.matmul":
-            return self._matmul(call)
+            known = is_constant(call.args[1])
+            return self._matmul(call) if known else self._matmul_of_activations(call)
+        if not is_constant(call.args[1]):
+            return call
         if str(call.attrs.data_layout) != "NHWC" or str(call.attrs.out_layout) != "NHWC":
             return call
         return self._conv2d(call) if name == "relax.nn.conv2d" else self._transposed(call)
@@ -102,7 +111,9 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
         return self._depthwise(call, conv) if conv.is_depthwise else self._dense(call, conv)
 
     def _dense(self, call: Any, conv: Conv2d) -> Any:
-        tile = contraction_tile(*conv.out_size, conv.out_channels // conv.groups, self.cpu)
+        per_group = conv.out_channels // conv.groups
+        lanes = group_lanes(per_group, self.cpu) if conv.groups > 1 else None
+        tile = contraction_tile(*conv.out_size, per_group, self.cpu, lanes)
         packed = pack_weights(array_of(call.args[1]), conv.groups, tile.channels)
         data, channels_first = self._source(call.args[0])
         if channels_first and conv.kernel == (1, 1):
@@ -213,6 +224,24 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
             return matmul_packed(data, weight, out_features, tile)
 
         return self._kernel("matmul", matmul, call.args[0], constant(packed[:, 0, 0], "float32"))
+
+    def _matmul_of_activations(self, call: Any) -> Any:
+        """A product of two activations: the right one is packed at run time, a linear pass."""
+        left, right = shape_of(call.args[0]) or (), shape_of(call.args[1]) or ()
+        if len(left) < 2 or left[:-2] != right[:-2] or left[-2] < _MIN_ROWS_TO_PACK:
+            return call
+        tile = contraction_tile(1, left[-2], right[-1], self.cpu)
+
+        def matmul(data: Any, panels: Any) -> Any:
+            return matmul_packed(data, panels, right[-1], tile)
+
+        def pack(matrix: Any) -> Any:
+            return pack_matrix(matrix, tile)
+
+        panels = self.builder_.emit(
+            self.builder_.call_te(pack, call.args[1], primfunc_name_hint="pack_matrix")
+        )
+        return self._kernel("matmul", matmul, call.args[0], panels)
 
 
 def _spread_pixels(data: Any, size: tuple[int, int], strides: tuple[int, int]) -> Any:

@@ -25,7 +25,7 @@ from tvm_iovt.schedules.template import (
     spatial_extents,
     volume,
 )
-from tvm_iovt.schedules.tiles import lanes_of, vector_width
+from tvm_iovt.schedules.tiles import lanes_of, largest_divisor, vector_width
 from tvm_iovt.types import CpuSpec
 
 _MIN_WIDTH = 4
@@ -33,6 +33,9 @@ _MIN_WIDTH = 4
 
 _MIN_LANE_WORK = 256
 """Elements below which reducing in lanes does not pay for the second step."""
+
+_SHORT_WINDOW = 16
+"""Reductions of at most so many elements have no latency to hide."""
 
 _PADDING_BLOCKS = ("pad_temp", "padded", "PadInput")
 
@@ -87,28 +90,45 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
     width = vector_width(extents[-1], lanes) if extents and len(node.writes) == 1 else 1
     if width < _MIN_WIDTH:
         return _reduce_in_lanes(schedule, block, lanes, work, cpu)
-    vectors = _vectors_at_a_time(extents[-1] // width, taps)
+    rows, vectors = _tile(extents, width, taps, cpu)
     rest, vector, lane = schedule.split(spatial[-1], [None, vectors, width])
-    outer = [*spatial[:-1], rest]
-    schedule.reorder(*outer, *reduce_loops, vector, lane)
+    outer, tile = [*spatial[:-1], rest], [vector, lane]
+    if rows > 1:
+        row_outer, row = schedule.split(spatial[-2], [None, rows])
+        outer, tile = [*spatial[:-2], row_outer, rest], [row, *tile]
+    schedule.reorder(*outer, *reduce_loops, *tile)
     copy = schedule.cache_write(block, 0, "local")
     schedule.reverse_compute_at(copy, rest)
-    inner = schedule.get_loops(copy)[len(outer) :]
-    if inner:
-        unrolled, copy_lane = schedule.split(inner[-1], [None, width])
+    store_loops = schedule.get_loops(copy)[len(outer) :]
+    if store_loops:
+        unrolled, copy_lane = schedule.split(store_loops[-1], [None, width])
         schedule.vectorize(copy_lane)
-        schedule.unroll(unrolled)
+        for loop in (*store_loops[:-1], unrolled):
+            schedule.unroll(loop)
     parallel_outer(schedule, outer, cpu, work)
     schedule.vectorize(lane)
-    schedule.unroll(vector)
-    if taps * vectors <= MAX_UNROLLED // 8:
+    for loop in tile[:-1]:
+        schedule.unroll(loop)
+    if taps * vectors * rows <= MAX_UNROLLED // 8:
         for loop in reduce_loops:
             schedule.unroll(loop)
     init = schedule.decompose_reduction(block, reduce_loops[0])
     init_loops = schedule.get_loops(init)
     schedule.vectorize(init_loops[-1])
-    schedule.unroll(init_loops[-2])
+    for loop in init_loops[len(outer) : -1]:
+        schedule.unroll(loop)
     return [init, copy]
+
+
+def _tile(extents: list[int], width: int, taps: int, cpu: CpuSpec) -> tuple[int, int]:
+    """Rows and vectors of accumulators: several for long reductions, one for short windows."""
+    if taps <= _SHORT_WINDOW:
+        return 1, 1
+    vectors = largest_divisor(extents[-1] // width, 4)
+    if len(extents) < 2:
+        return 1, vectors
+    room = (cpu.vector_registers - 1 - vectors) // vectors
+    return largest_divisor(extents[-2], min(room, 6)), vectors
 
 
 def _reduce_in_lanes(schedule: Any, block: Any, lanes: int, work: int, cpu: CpuSpec) -> list[Any]:
@@ -131,9 +151,3 @@ def _reduce_in_lanes(schedule: Any, block: Any, lanes: int, work: int, cpu: CpuS
         return [partial, init, block]
     parallel_outer(schedule, spatial, cpu, work)
     return []
-
-
-def _vectors_at_a_time(available: int, taps: int) -> int:
-    """Vectors per step: enough to hide the latency of long reductions, one for short windows."""
-    wanted = 4 if taps > 16 else 1
-    return next(v for v in range(min(wanted, available), 0, -1) if available % v == 0)

@@ -21,6 +21,9 @@ with a broadcast for every multiply-add, runs at 64 % of the peak, one of 4 x 3 
 MAX_ROWS = 4
 """Output rows of a tile at most; more only add addresses."""
 
+_CROP_PENALTY = 0.8
+"""Relative speed of a grouped convolution whose epilogue runs apart from the tile."""
+
 SERIAL_OPERATIONS = 20_000
 """Kernels with fewer scalar operations stay serial: waking the thread pool costs microseconds."""
 
@@ -76,7 +79,21 @@ def vector_width(extent: int, lanes: int) -> int:
     return width
 
 
-def contraction_tile(height: int, width: int, channels: int, cpu: CpuSpec) -> Tile:
+def group_lanes(channels: int, cpu: CpuSpec) -> int:
+    """SIMD lanes to use for a group of `channels` output channels.
+
+    Narrow vectors that divide a small group waste no more than wide ones that stick out of it, and
+    leave nothing to crop.
+    """
+    lanes = lanes_of(cpu)
+    narrow = vector_width(channels, lanes)
+    padded = channels / (ceil_div(channels, lanes) * lanes)
+    return narrow if narrow / lanes >= _CROP_PENALTY * padded else lanes
+
+
+def contraction_tile(
+    height: int, width: int, channels: int, cpu: CpuSpec, lanes: int | None = None
+) -> Tile:
     """The register tile for a convolution or matrix product.
 
     Every tile that obeys the register rule is scored by the share of useful multiply-adds (tiles
@@ -88,8 +105,9 @@ def contraction_tile(height: int, width: int, channels: int, cpu: CpuSpec) -> Ti
         width: Output columns.
         channels: Output channels of one group.
         cpu: Supplies the vector width and the number of registers.
+        lanes: Elements of a vector, if not all that fit.
     """
-    lanes = lanes_of(cpu)
+    lanes = lanes or lanes_of(cpu)
     best: tuple[tuple[float, int, int], Tile] | None = None
     for vectors in range(1, min(8, ceil_div(channels, lanes)) + 1):
         for rows in (r for r in range(1, min(height, MAX_ROWS) + 1) if height % r == 0):
