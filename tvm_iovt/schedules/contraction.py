@@ -121,6 +121,6 @@ class Contraction:
         limit = max(1, count // (2 * cpu.cores)) if cpu.cores > 1 else count
         if padded is not None:
             extents = spatial_extents(schedule, padded)
-            row_bytes = 4 * volume(extents[2:]) * max(1, extents[1] // count)
+            row_bytes = 4 * volume(extents[1:]) // count
             limit = max(min(limit, cpu.l2_bytes // 4 // row_bytes), 2)
         return largest_divisor(count, limit)

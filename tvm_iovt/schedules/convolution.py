@@ -101,7 +101,10 @@ def pack_depthwise_weights(weights: np.ndarray, channels: int) -> np.ndarray:
 def _padded_image(
     data: Any, conv: Conv2d, rows: int, cols: int, channels: int, *, channels_first: bool
 ) -> Any:
-    """The zero-padded NHWC image under `rows x cols` outputs, or `data` if that is it already."""
+    """The zero-padded NHWC image under `rows x cols` outputs, or `data` if that is it already.
+
+    Grouped convolutions get (batch, groups, H, W, C / groups) where padding is needed.
+    """
     height, width = conv.extent_read(rows, cols)
     in_rows, in_cols = conv.in_size
     top, left = conv.padding[0], conv.padding[1]
@@ -125,7 +128,15 @@ def _padded_image(
             inside.append(c < conv.in_channels)
         return tirx.if_then_else(tirx.all(*inside), value, zero) if inside else value
 
-    return te.compute((conv.batch, height, width, channels), element, name="padded")
+    if conv.groups == 1 or conv.is_depthwise:
+        return te.compute((conv.batch, height, width, channels), element, name="padded")
+    # The channels of a group lie together: pixels a power of two apart would share cache sets.
+    per_group = channels // conv.groups
+    return te.compute(
+        (conv.batch, conv.groups, height, width, per_group),
+        lambda n, g, h, w, c: element(n, h, w, g * per_group + c),
+        name="padded",
+    )
 
 
 def conv2d_packed(
@@ -153,13 +164,14 @@ def conv2d_packed(
     ic = te.reduce_axis((0, per_group_in), "ic")
 
     def element(n: Any, h: Any, w: Any, o: Any) -> Any:
-        first = 0 if conv.groups == 1 else o // (panels * panel) * per_group_in
-        pixel = image(
-            n,
-            h * conv.strides[0] + kh * conv.dilation[0],
-            w * conv.strides[1] + kw * conv.dilation[1],
-            first + ic,
-        )
+        row = h * conv.strides[0] + kh * conv.dilation[0]
+        col = w * conv.strides[1] + kw * conv.dilation[1]
+        if conv.groups == 1:
+            pixel = image(n, row, col, ic)
+        elif len(image.shape) == 5:
+            pixel = image(n, o // (panels * panel), row, col, ic)
+        else:
+            pixel = image(n, row, col, o // (panels * panel) * per_group_in + ic)
         return te.sum(pixel * weight(o // panel, kh, kw, ic, o % panel), axis=[kh, kw, ic])
 
     shape = (conv.batch, rows, cols, conv.groups * panels * panel)
