@@ -26,6 +26,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    Tolerance,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +75,8 @@ def fill(folder: Path, contents: bytes = b"not really a library") -> Manifest:
         outputs=(OUTPUT,),
         deployments=(deployment,),
         sample=sample,
+        reference="onnxruntime 1.31.1",
+        tolerance=Tolerance(rtol=1e-3, atol=1e-4),
         report=bundle.record(folder, "report.html"),
         operators=(),
         decisions=(),

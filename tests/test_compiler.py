@@ -34,7 +34,7 @@ def test_bundle_is_complete_and_verified(compiled: compiler.Compilation) -> None
     assert (host.name, arm.name) == ("host", "arm")
     assert host.discrepancy is not None
     assert host.discrepancy.passed
-    assert (host.discrepancy.rtol, host.discrepancy.atol) == (1e-3, 1e-4)
+    assert host.discrepancy.tolerance == manifest.tolerance == compiler.FLOAT_TOLERANCE
     assert host.measurement is not None
     assert host.measurement.scope == "device"
     assert arm.discrepancy is None

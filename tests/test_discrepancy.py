@@ -10,12 +10,15 @@ from hypothesis.extra import numpy as hnp
 
 from tvm_iovt.discrepancy import compare
 from tvm_iovt.errors import UsageError
-from tvm_iovt.types import Discrepancy, OutputDiscrepancy, from_json, to_json
+from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance, from_json, to_json
 
 
 def one(y: object, r: object, *, rtol: float = 0.0, atol: float = 0.0) -> OutputDiscrepancy:
     found = compare(
-        {"out": np.asarray(y)}, {"out": np.asarray(r)}, rtol=rtol, atol=atol, reference="test"
+        {"out": np.asarray(y)},
+        {"out": np.asarray(r)},
+        tolerance=Tolerance(rtol=rtol, atol=atol),
+        reference="test",
     )
     (output,) = found.outputs
     return output
@@ -109,17 +112,19 @@ def test_cosine_of_opposite_huge_and_zero_vectors() -> None:
 
 def test_names_must_agree() -> None:
     with pytest.raises(UsageError, match="different names"):
-        compare({"a": f32(1)}, {"b": f32(1)}, rtol=0, atol=0, reference="test")
+        compare({"a": f32(1)}, {"b": f32(1)}, tolerance=Tolerance(rtol=0, atol=0), reference="test")
 
 
 @pytest.mark.parametrize(("rtol", "atol"), [(-1.0, 0.0), (0.0, -1.0), (math.nan, 0.0)])
 def test_tolerances_must_not_be_negative(rtol: float, atol: float) -> None:
     with pytest.raises(UsageError, match="negative"):
-        compare({}, {}, rtol=rtol, atol=atol, reference="test")
+        compare({}, {}, tolerance=Tolerance(rtol=rtol, atol=atol), reference="test")
 
 
 def test_survives_json() -> None:
-    found = compare({"a": f32(1)}, {"a": f32(2)}, rtol=0.1, atol=0.1, reference="test")
+    found = compare(
+        {"a": f32(1)}, {"a": f32(2)}, tolerance=Tolerance(rtol=0.1, atol=0.1), reference="test"
+    )
     assert not found.passed
     assert from_json(Discrepancy, to_json(found)) == found
 

@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("tvm_iovt._version", "tvm_iovt.errors"),
     ("tvm_iovt.types", "tvm_iovt.resources"),
-    ("tvm_iovt.machine",),
     ("tvm_iovt.host_cpu",),
     ("tvm_iovt.targets", "tvm_iovt.discrepancy", "tvm_iovt.bundle"),
     ("tvm_iovt._tvm", "tvm_iovt.images"),
@@ -25,7 +24,7 @@ LAYERS = (
     ("tvm_iovt.cli",),
     ("tvm_iovt", "tvm_iovt.__main__"),
 )
-LIGHT = ("errors", "types", "resources", "machine", "targets", "host_cpu", "discrepancy", "bundle")
+LIGHT = ("errors", "types", "resources", "targets", "host_cpu", "discrepancy", "bundle")
 HEAVY = ("tvm", "tvm_ffi", "torch", "onnx", "onnxruntime", "onnxslim", "optuna")
 
 

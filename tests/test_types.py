@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    Tolerance,
     from_json,
     to_json,
 )
@@ -67,6 +69,7 @@ outputs = st.builds(
     violations=counts,
     elements=counts,
 )
+tolerances = st.builds(Tolerance, rtol=floats, atol=floats, min_cosine=st.none() | floats)
 deployments = st.builds(
     Deployment,
     name=names,
@@ -100,8 +103,7 @@ deployments = st.builds(
     | st.builds(
         Discrepancy,
         outputs=st.lists(outputs, min_size=1, max_size=2).map(tuple),
-        rtol=floats,
-        atol=floats,
+        tolerance=tolerances,
         reference=names,
     ),
     measurement=st.none(),
@@ -118,6 +120,8 @@ manifests = st.builds(
     outputs=st.lists(tensors, max_size=2).map(tuple),
     deployments=st.lists(deployments, max_size=2).map(tuple),
     sample=records,
+    reference=names,
+    tolerance=tolerances,
     report=records,
     operators=st.lists(
         st.builds(
@@ -181,6 +185,44 @@ def test_wrong_values_are_located(change: dict[str, object], said: str) -> None:
     with pytest.raises(IovtError) as caught:
         from_json(TensorSpec, data)
     assert said in str(caught.value)
+
+
+def test_infinite_errors_survive_strict_json() -> None:
+    output = OutputDiscrepancy(
+        name="y", max_abs=math.inf, max_rel=math.nan, cosine=0.0, violations=1, elements=1
+    )
+    text = json.dumps(to_json(output), allow_nan=False)
+    back = from_json(OutputDiscrepancy, json.loads(text))
+    assert back.max_abs == math.inf
+    assert math.isnan(back.max_rel)
+
+
+@pytest.mark.parametrize(
+    ("min_cosine", "change", "accepted"),
+    [
+        (None, {}, True),
+        (None, {"violations": 1}, False),
+        (0.95, {"violations": 9}, True),
+        (0.95, {"cosine": 0.94}, False),
+        (0.95, {"cosine": math.nan}, False),
+        (0.95, {"max_abs": math.inf}, False),
+    ],
+)
+def test_tolerance(min_cosine: float | None, change: dict[str, float], accepted: bool) -> None:
+    fields = {"max_abs": 0.1, "max_rel": 0.1, "cosine": 0.96, "violations": 0, **change}
+    output = OutputDiscrepancy(name="y", elements=10, **fields)  # type: ignore[arg-type]
+    tolerance = Tolerance(rtol=1e-3, atol=1e-4, min_cosine=min_cosine)
+    assert tolerance.accepts(output) is accepted
+    found = Discrepancy(outputs=(output,), tolerance=tolerance, reference="r")
+    assert found.passed is accepted
+
+
+def test_stated_bounds_make_a_tolerance_element_wise() -> None:
+    default = Tolerance(rtol=1e-3, atol=1e-4, min_cosine=0.95)
+    assert default.stated(None, None) is default
+    assert default.stated(0.1, None) == Tolerance(rtol=0.1, atol=1e-4)
+    assert str(default) == "cosine >= 0.95"
+    assert str(default.stated(None, 0.5)) == "|y - r| <= 0.5 + 0.001 |r|"
 
 
 def test_tensor_size() -> None:

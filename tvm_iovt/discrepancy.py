@@ -8,15 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_iovt.errors import UsageError
-from tvm_iovt.types import Discrepancy, OutputDiscrepancy
+from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance
 
 
 def compare(
     actual: Mapping[str, np.ndarray],
     expected: Mapping[str, np.ndarray],
     *,
-    rtol: float,
-    atol: float,
+    tolerance: Tolerance,
     reference: str,
 ) -> Discrepancy:
     """Compare outputs `y` with reference outputs `r` of the same names.
@@ -28,8 +27,7 @@ def compare(
     Args:
         actual: Outputs by name, any shape.
         expected: Reference outputs by name.
-        rtol: Relative tolerance of floating-point outputs.
-        atol: Absolute tolerance of floating-point outputs.
+        tolerance: Its bounds apply to floating-point outputs.
         reference: What computed `expected`, for reports.
 
     Raises:
@@ -40,13 +38,14 @@ def compare(
             "The outputs to compare have different names",
             seen=f"{', '.join(actual) or 'none'} against {', '.join(expected) or 'none'}",
         )
+    rtol, atol = tolerance.rtol, tolerance.atol
     if not (rtol >= 0 and atol >= 0):
         raise UsageError("Tolerances must not be negative", seen=f"rtol {rtol}, atol {atol}")
     outputs = (
         _compare(name, np.asarray(actual[name]), np.asarray(r), rtol, atol)
         for name, r in expected.items()
     )
-    return Discrepancy(outputs=tuple(outputs), rtol=rtol, atol=atol, reference=reference)
+    return Discrepancy(outputs=tuple(outputs), tolerance=tolerance, reference=reference)
 
 
 def _compare(

@@ -7,6 +7,7 @@ unknown major version is an error that names both versions.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types as _types
 import typing
 from collections.abc import Mapping
@@ -178,6 +179,8 @@ class OutputDiscrepancy:
         cosine: Cosine similarity of the flattened tensors.
         violations: Number of elements with `|y - r| > atol + rtol * |r|`, NaN included.
         elements: Number of elements compared.
+
+    `max_abs` is infinite when an element is not finite and its reference is.
     """
 
     name: str
@@ -187,10 +190,41 @@ class OutputDiscrepancy:
     violations: int
     elements: int
 
-    @property
-    def passed(self) -> bool:
-        """Whether every element is within tolerance."""
-        return self.violations == 0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """When outputs `y` count as equal to reference outputs `r`.
+
+    Attributes:
+        rtol: Relative part of the bound `|y - r| <= atol + rtol * |r|` of every element.
+        atol: Absolute part of it.
+        min_cosine: If given, what decides instead: the least cosine similarity of each output,
+            all of whose elements must be finite. For networks that round to integers inside,
+            where a last-bit difference before a rounding edge becomes a whole step after it.
+    """
+
+    rtol: float
+    atol: float
+    min_cosine: float | None = None
+
+    def accepts(self, output: OutputDiscrepancy) -> bool:
+        """Whether an output, compared with this `rtol` and `atol`, is near enough."""
+        if self.min_cosine is None:
+            return output.violations == 0
+        return output.cosine >= self.min_cosine and math.isfinite(output.max_abs)
+
+    def stated(self, rtol: float | None, atol: float | None) -> Tolerance:
+        """This tolerance with the bounds that a user states; they make it element-wise."""
+        if rtol is None and atol is None:
+            return self
+        return Tolerance(
+            rtol=self.rtol if rtol is None else rtol, atol=self.atol if atol is None else atol
+        )
+
+    def __str__(self) -> str:
+        if self.min_cosine is not None:
+            return f"cosine >= {self.min_cosine:g}"
+        return f"|y - r| <= {self.atol:g} + {self.rtol:g} |r|"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,19 +232,21 @@ class Discrepancy:
     """All outputs against the reference, with the tolerance that was applied."""
 
     outputs: tuple[OutputDiscrepancy, ...]
-    rtol: float
-    atol: float
+    tolerance: Tolerance
     reference: str
 
     @property
     def passed(self) -> bool:
-        """Whether every output passed."""
-        return all(output.passed for output in self.outputs)
+        """Whether every output is near enough."""
+        return all(map(self.tolerance.accepts, self.outputs))
 
     @property
     def worst(self) -> OutputDiscrepancy:
-        """The output with the most violations, then the largest absolute error."""
-        return max(self.outputs, key=lambda o: (o.violations, o.max_abs))
+        """A refused output if there is one; of those, the one with the largest share outside."""
+        return max(
+            self.outputs,
+            key=lambda o: (not self.tolerance.accepts(o), o.violations / max(o.elements, 1)),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +321,11 @@ class Preprocess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything needed to load, check and explain a bundle."""
+    """Everything needed to load, check and explain a bundle.
+
+    `reference` names what computed the sample's expected outputs, empty when there are none;
+    `tolerance` is what every device accepts on the sample.
+    """
 
     SCHEMA: typing.ClassVar[str] = "tvm-iovt/manifest/1"
 
@@ -299,6 +339,8 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     deployments: tuple[Deployment, ...]
     sample: FileRecord
+    reference: str
+    tolerance: Tolerance
     report: FileRecord
     operators: tuple[OpCost, ...]
     decisions: tuple[Decision, ...]
@@ -317,7 +359,9 @@ def to_json(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [to_json(item) for item in value]
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity: "inf", "-inf", "nan"
     return value
 
 
@@ -354,7 +398,7 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(typing.cast("type[Any]", kind), data, where)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and (type(data) is int or data in ("inf", "-inf", "nan")):
         return float(data)
     if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
         raise _wrong(where, kind.__name__, data)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tvm_iovt import accuracy, bundle, images, runtime
 from tvm_iovt.discrepancy import compare
-from tvm_iovt.errors import BundleError, NumericsError, UsageError
+from tvm_iovt.errors import BundleError, NumericsError
 from tvm_iovt.types import Deployment, Discrepancy, Manifest
 
 Progress = Callable[[str], None]
@@ -56,6 +56,12 @@ def verify_sample(
         ToolchainError: Emulation was asked for and something for it is missing.
     """
     manifest = bundle.check(path)
+    if not manifest.reference:
+        raise BundleError(
+            f"{path} has nothing to be compared with",
+            seen="it was compiled with --no-verify, so its sample has no expected outputs",
+            do="compile the model again without --no-verify",
+        )
     chosen = _chosen(path, manifest, target)
     checks = []
     for deployment in chosen:
@@ -103,24 +109,13 @@ def _emulated(
     progress(f"running {deployment.name} under emulation")
     outputs, emulator = emulate_deployment(path, deployment.name)
     _, expected = bundle.load_sample(path, manifest.sample.file)
-    recorded = _recorded_tolerance(manifest)
     found = compare(
         outputs,
         expected,
-        rtol=recorded[0] if rtol is None else rtol,
-        atol=recorded[1] if atol is None else atol,
-        reference="the bundle's sample",
+        tolerance=manifest.tolerance.stated(rtol, atol),
+        reference=manifest.reference,
     )
     return Check(deployment=deployment.name, where=emulator, discrepancy=found)
-
-
-def _recorded_tolerance(manifest: Manifest) -> tuple[float, float]:
-    for deployment in manifest.deployments:
-        if deployment.discrepancy is not None:
-            return deployment.discrepancy.rtol, deployment.discrepancy.atol
-    raise UsageError(
-        "No deployment of the bundle records a tolerance", do="give both --rtol and --atol"
-    )
 
 
 def evaluate_data(

@@ -20,6 +20,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    Tolerance,
 )
 
 
@@ -77,6 +78,8 @@ def path(tmp_path: Path) -> Path:
                     deployment(folder, "armv7l"),
                 ),
                 sample=bundle.save_sample(folder, {}, {}),
+                reference="onnxruntime 1.31.1",
+                tolerance=Tolerance(rtol=1e-3, atol=1e-4),
                 report=bundle.record(folder, "report.html"),
                 operators=(),
                 decisions=(),

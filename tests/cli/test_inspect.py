@@ -21,6 +21,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    Tolerance,
     from_json,
     to_json,
 )
@@ -172,6 +173,8 @@ def manifest():
             ),
         ),
         sample=file("sample.npz"),
+        reference="onnxruntime 1.31.1",
+        tolerance=Tolerance(rtol=1e-3, atol=1e-4),
         report=file("report.html"),
         operators=(
             OpCost(

@@ -17,6 +17,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    Tolerance,
 )
 
 NASTY = "<script>alert('x')</script>&\"[red]\x1b[2J"
@@ -68,8 +69,7 @@ def _output(name="output", violations=0, max_abs=5.5e-6):
 def discrepancy():
     return Discrepancy(
         outputs=(_output(), _output("scores", violations=12, max_abs=0.7)),
-        rtol=1e-3,
-        atol=1e-5,
+        tolerance=Tolerance(rtol=1e-3, atol=1e-5),
         reference="ONNX Runtime 1.31.1",
     )
 
@@ -105,7 +105,9 @@ def make_deployment(target, *, outputs=(), verified="on this machine", median_s=
         ),
         verified=verified,
         discrepancy=Discrepancy(
-            outputs=outputs, rtol=1e-3, atol=1e-5, reference="ONNX Runtime 1.31.1"
+            outputs=outputs,
+            tolerance=Tolerance(rtol=1e-3, atol=1e-5),
+            reference="ONNX Runtime 1.31.1",
         )
         if outputs
         else None,
@@ -188,6 +190,8 @@ def manifest(deployments, operators, decisions):
         outputs=(TensorSpec(name="output", shape=(1, 1000), dtype="float32"),),
         deployments=deployments,
         sample=file("sample.npz"),
+        reference="onnxruntime 1.31.1",
+        tolerance=Tolerance(rtol=1e-3, atol=1e-4),
         report=file("report.html"),
         operators=operators,
         decisions=decisions,

@@ -28,6 +28,7 @@ from tvm_iovt.types import (
     Stage,
     TargetSpec,
     TensorSpec,
+    Tolerance,
     to_json,
 )
 
@@ -38,6 +39,8 @@ OUTPUTS = (
 )
 WEIGHT = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
 ARM = "aarch64"
+REFERENCE = "NumPy, float64"
+TOLERANCE = Tolerance(rtol=1e-4, atol=1e-5)
 
 
 def reference(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,9 +139,7 @@ def write_bundle(destination: Path, libraries: dict[str, Path]) -> Path:
                         ),
                     ),
                     verified="on the device",
-                    discrepancy=compare(
-                        outputs, outputs, rtol=1e-4, atol=1e-5, reference="NumPy, float64"
-                    ),
+                    discrepancy=compare(outputs, outputs, tolerance=TOLERANCE, reference=REFERENCE),
                 )
             )
         sample = bundle.save_sample(folder, {"image": image}, outputs)
@@ -159,6 +160,8 @@ def manifest(folder: Path, deployments: tuple[Deployment, ...], sample: FileReco
         outputs=OUTPUTS,
         deployments=deployments,
         sample=sample,
+        reference=REFERENCE,
+        tolerance=TOLERANCE,
         report=bundle.record(folder, "report.html"),
         operators=(),
         decisions=(),

@@ -15,6 +15,7 @@ import pytest
 from tvm_iovt import bundle, runtime
 from tvm_iovt.errors import BundleError, DeviceError, UsageError
 from tvm_iovt.runtime import machine
+from tvm_iovt.types import Tolerance
 
 ROOT = Path(__file__).resolve().parents[2]
 OTHER_ARCH = {"aarch64": "x86_64"}
@@ -50,7 +51,7 @@ def test_the_sample_passes(host_bundle: Path) -> None:
     found = runtime.load(host_bundle).self_check()
     assert found.passed
     assert found.reference == "NumPy, float64"
-    assert (found.rtol, found.atol) == (1e-4, 1e-5)
+    assert found.tolerance == Tolerance(rtol=1e-4, atol=1e-5)
 
 
 def test_a_wrong_network_fails_its_sample(host_bundle: Path, tiny: Any) -> None:
@@ -314,12 +315,25 @@ def test_what_is_not_a_bundle(tmp_path: Path, path: str) -> None:
         runtime.load(tmp_path / path)
 
 
-def test_no_tolerance_recorded(host_bundle: Path, tiny: Any) -> None:
+def test_unverified_deployment_is_checked_with_the_bundles_tolerance(
+    host_bundle: Path, tiny: Any
+) -> None:
     tiny.edit_manifest(host_bundle, lambda d: d["deployments"][0].update(discrepancy=None))
+    assert runtime.load(host_bundle).self_check().passed
+
+
+def test_sample_without_a_reference_cannot_be_checked(host_bundle: Path, tiny: Any) -> None:
+    tiny.edit_manifest(host_bundle, lambda data: data.update(reference=""))
+    with pytest.raises(BundleError, match="nothing to be compared with"):
+        runtime.load(host_bundle).self_check()
+
+
+def test_minimum_cosine_decides_instead_of_the_bounds(host_bundle: Path, tiny: Any) -> None:
+    strict = {"rtol": 0.0, "atol": 0.0, "min_cosine": 0.999}
+    tiny.edit_manifest(host_bundle, lambda data: data.update(tolerance=strict))
     executor = runtime.load(host_bundle)
-    with pytest.raises(UsageError, match="no tolerance"):
-        executor.self_check()
-    assert executor.self_check(rtol=1e-4, atol=1e-5).passed
+    assert executor.self_check().passed
+    assert not executor.self_check(rtol=0.0).passed
 
 
 # --- Versions ----------------------------------------------------------------------------------

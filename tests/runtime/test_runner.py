@@ -15,7 +15,7 @@ import pytest
 
 from tvm_iovt import bundle
 from tvm_iovt.runtime.pack import pack
-from tvm_iovt.types import Discrepancy, Measurement, from_json
+from tvm_iovt.types import Discrepancy, Measurement, Tolerance, from_json
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_json_is_what_python_reads(packed: Path, tiny: Any) -> None:
     measurement = from_json(Measurement, found["measurement"])
     assert (found["deployment"], found["passed"]) == (tiny.host, True)
     assert discrepancy.passed
-    assert (discrepancy.rtol, discrepancy.atol) == (1e-4, 1e-5)
+    assert discrepancy.tolerance == Tolerance(rtol=1e-4, atol=1e-5)
     assert [output.elements for output in discrepancy.outputs] == [2048, 256]
     assert 0 < discrepancy.outputs[0].max_abs < 1e-5
     assert discrepancy.outputs[0].cosine == pytest.approx(1)
@@ -83,7 +83,12 @@ def test_it_agrees_with_the_python_comparison(packed: Path) -> None:
 
     computed = outputs_of(packed)
     _, expected = bundle.load_sample(packed)
-    python = compare(computed, expected, rtol=1e-7, atol=1e-7, reference="NumPy, float64")
+    python = compare(
+        computed,
+        expected,
+        tolerance=Tolerance(rtol=1e-7, atol=1e-7),
+        reference="NumPy, float64",
+    )
     done = run(packed, "--json", "--rtol", 1e-7, "--atol", 1e-7)
     assert done.returncode == 6
     runner = from_json(Discrepancy, json.loads(done.stdout)["discrepancy"])

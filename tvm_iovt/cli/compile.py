@@ -53,7 +53,7 @@ def compile_command(
     error (exit 6) and leaves no bundle.
     """
     from tvm_iovt.cli.progress import steps
-    from tvm_iovt.compiler import ATOL, RTOL, CompileOptions, compile_model
+    from tvm_iovt.compiler import CompileOptions, compile_model
     from tvm_iovt.frontend.shapes import parse_input_shapes
     from tvm_iovt.report import tables
     from tvm_iovt.types import to_json
@@ -66,8 +66,8 @@ def compile_command(
         verify=verify,
         keep=keep,
         emulate=emulate,
-        rtol=RTOL if rtol is None else rtol,
-        atol=ATOL if atol is None else atol,
+        rtol=rtol,
+        atol=atol,
         sample=sample,
         preprocess=preprocess,
         cross_compiler=cross_compiler,

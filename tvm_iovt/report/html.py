@@ -222,9 +222,7 @@ def _deployment_facts(deployment: Deployment) -> list[tuple[str, str]]:
                 ("Error", f"{format_error(error)} absolute, {format_error(relative)} relative")
             )
             facts.append(("Cosine", format_cosine(min(output.cosine for output in outputs))))
-        facts.append(
-            ("Tolerance", f"{discrepancy.atol:g} absolute + {discrepancy.rtol:g} relative")
-        )
+        facts.append(("Tolerance", str(discrepancy.tolerance)))
     return facts
 
 

@@ -175,7 +175,7 @@ def checks_table(checks: Iterable[CheckLike]) -> Table:
         found = check.discrepancy
         against: tuple[str, ...] = ()
         if found is not None:
-            against = (found.reference, f"{found.atol:g} + {found.rtol:g} |r|")
+            against = (found.reference, str(found.tolerance))
         table.add_row(
             Text(printable(check.deployment), style="bold"),
             outputs_cell(found, check.skipped or check.where),

@@ -164,7 +164,7 @@ def discrepancy_table(discrepancy: Discrepancy) -> Table:
     """Each output against the reference."""
     table = plain.table(
         f"Outputs against {printable(discrepancy.reference)}",
-        note=f"Tolerance: |y - r| <= {discrepancy.atol:g} + {discrepancy.rtol:g} |r|",
+        note=f"Tolerance: {discrepancy.tolerance}",
     )
     table.add_column("Output", overflow="fold")
     for name in ("Max abs", "Max rel", "Cosine", "Outside tolerance"):
@@ -177,7 +177,7 @@ def discrepancy_table(discrepancy: Discrepancy) -> Table:
             format_error(output.max_rel),
             format_cosine(output.cosine),
             f"{output.violations} of {output.elements}",
-            plain.verdict(output.passed),
+            plain.verdict(discrepancy.tolerance.accepts(output)),
         )
     return table
 

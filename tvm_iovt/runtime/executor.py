@@ -167,29 +167,30 @@ class Executor:
         """Run the bundle's sample and compare the outputs with the recorded ones.
 
         Args:
-            rtol: Relative tolerance; by default the one that the bundle was accepted with.
+            rtol: Relative tolerance; by default the bundle's own.
             atol: Absolute tolerance, likewise.
 
         Raises:
-            BundleError: The sample is missing, damaged, or not for this network.
-            UsageError: The bundle records no tolerance and none is given.
+            BundleError: The sample is missing, damaged, not for this network, or without
+                expected outputs.
             DeviceError: The network failed while running.
         """
-        recorded = self.deployment.discrepancy
-        rtol = recorded.rtol if rtol is None and recorded else rtol
-        atol = recorded.atol if atol is None and recorded else atol
-        if rtol is None or atol is None:
-            raise UsageError("The bundle records no tolerance", do="give both rtol and atol")
         bundle.verify(self._path, [self.manifest.sample])
         inputs, expected = bundle.load_sample(self._path, self.manifest.sample.file)
+        if not self.manifest.reference:
+            raise BundleError(
+                f"{self._path} has nothing to be compared with",
+                seen="it was compiled with --no-verify, so its sample has no expected outputs",
+                do="compile the model again without --no-verify",
+            )
         try:
             actual = self.run(inputs)
         except UsageError as error:
             raise BundleError(
                 f"The sample of {self._path} is not for this network", seen=str(error)
             ) from error
-        reference = recorded.reference if recorded else "the bundle's sample"
-        return compare(actual, expected, rtol=rtol, atol=atol, reference=reference)
+        tolerance = self.manifest.tolerance.stated(rtol, atol)
+        return compare(actual, expected, tolerance=tolerance, reference=self.manifest.reference)
 
     def _check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
         specs = {spec.name: spec for spec in self.inputs}

@@ -37,16 +37,16 @@ struct Stage {
   FileRecord library;
 };
 
+// When outputs count as equal; see types.Tolerance.
 struct Tolerance {
   double rtol, atol;
-  std::string reference;
+  std::optional<double> min_cosine;  // decides instead of the bounds when it is given
 };
 
 struct Deployment {
   std::string name;
   std::vector<Target> targets;
   std::vector<Stage> stages;
-  std::optional<Tolerance> tolerance;  // the one that the deployment was accepted with
 };
 
 struct Manifest {
@@ -54,6 +54,8 @@ struct Manifest {
   std::vector<TensorSpec> inputs, outputs;
   std::vector<Deployment> deployments;
   FileRecord sample;
+  std::string reference;
+  Tolerance tolerance;
 };
 
 // A value of the JSON tree that knows its place, for errors that name it.
@@ -120,7 +122,7 @@ inline FileRecord ParseFile(const Node& node) {
 }
 
 inline Deployment ParseDeployment(const Node& node) {
-  Deployment deployment{node["name"].String(), {}, {}, std::nullopt};
+  Deployment deployment{node["name"].String(), {}, {}};
   for (const Node& item : node["targets"].List()) {
     Node gpu = item["gpu"];
     Target target{item["name"].String(), item["cpu"]["arch"].String(),
@@ -143,12 +145,14 @@ inline Deployment ParseDeployment(const Node& node) {
     }
     deployment.stages.push_back(stage);
   }
-  Node discrepancy = node["discrepancy"];
-  if (!discrepancy.IsNull()) {
-    deployment.tolerance = Tolerance{discrepancy["rtol"].Number(), discrepancy["atol"].Number(),
-                                     discrepancy["reference"].String()};
-  }
   return deployment;
+}
+
+inline Tolerance ParseTolerance(const Node& node) {
+  Tolerance tolerance{node["rtol"].Number(), node["atol"].Number(), std::nullopt};
+  Node min_cosine = node["min_cosine"];
+  if (!min_cosine.IsNull()) tolerance.min_cosine = min_cosine.Number();
+  return tolerance;
 }
 
 inline Manifest ReadManifest(const std::string& bundle) {
@@ -174,7 +178,8 @@ inline Manifest ReadManifest(const std::string& bundle) {
   }
   Manifest manifest{root["tvm_version"].String(), root["tvm_ffi_version"].String(),
                     root["model_name"].String(), ParseTensors(root["inputs"]),
-                    ParseTensors(root["outputs"]), {}, ParseFile(root["sample"])};
+                    ParseTensors(root["outputs"]), {}, ParseFile(root["sample"]),
+                    root["reference"].String(), ParseTolerance(root["tolerance"])};
   for (const Node& item : root["deployments"].List()) {
     manifest.deployments.push_back(ParseDeployment(item));
   }

@@ -376,8 +376,14 @@ double Percentile(const std::vector<double>& sorted, double fraction) {
   return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
+bool Accepts(const Tolerance& tolerance, const OutputDiscrepancy& output) {
+  if (!tolerance.min_cosine) return output.violations == 0;
+  return output.cosine >= *tolerance.min_cosine && std::isfinite(output.max_abs);
+}
+
 struct Report {
   std::string deployment, model;
+  std::string reference;
   std::optional<Tolerance> tolerance;  // absent: there was nothing to compare with
   std::vector<OutputDiscrepancy> outputs;
   std::vector<double> sorted_s;
@@ -385,11 +391,21 @@ struct Report {
 
   bool passed() const {
     for (const OutputDiscrepancy& output : outputs) {
-      if (output.violations) return false;
+      if (!Accepts(*tolerance, output)) return false;
     }
     return true;
   }
 };
+
+std::string Describe(const Tolerance& tolerance) {
+  char text[80];
+  if (tolerance.min_cosine) {
+    std::snprintf(text, sizeof text, "cosine >= %g", *tolerance.min_cosine);
+  } else {
+    std::snprintf(text, sizeof text, "|y - r| <= %g + %g |r|", tolerance.atol, tolerance.rtol);
+  }
+  return text;
+}
 
 Report RunBundle(const Options& options) {
   // Sort, top-k and other operators that networks look up only when they run.
@@ -406,7 +422,7 @@ Report RunBundle(const Options& options) {
   Values inputs = Feed(manifest, arrays, options);
   for (auto stage = stages.rbegin(); stage != stages.rend(); ++stage) stage->Place(&inputs);
 
-  Report report{deployment.name, manifest.model_name, std::nullopt, {}, {}, options.warmup};
+  Report report{deployment.name, manifest.model_name, "", std::nullopt, {}, {}, options.warmup};
   Values values;
   for (int64_t i = 0; i < options.warmup + options.repeat; ++i) {
     values = inputs;
@@ -435,14 +451,11 @@ Report RunBundle(const Options& options) {
     }
     return report;
   }
-  bool recorded = deployment.tolerance.has_value();
-  if (!recorded && !(options.rtol && options.atol)) {
-    UsageFailure("The bundle records no tolerance", "give both --rtol and --atol");
-  }
-  Tolerance tolerance = recorded ? *deployment.tolerance : Tolerance{0, 0, "the bundle's sample"};
+  Tolerance tolerance = manifest.tolerance;
+  if (options.rtol || options.atol) tolerance.min_cosine.reset();  // bounds make it element-wise
   if (options.rtol) tolerance.rtol = *options.rtol;
   if (options.atol) tolerance.atol = *options.atol;
-  if (!options.inputs.empty()) tolerance.reference = options.inputs;
+  report.reference = options.inputs.empty() ? manifest.reference : options.inputs;
   report.tolerance = tolerance;
   for (const TensorSpec& spec : manifest.outputs) {
     std::string key = "output/" + spec.name;
@@ -460,6 +473,12 @@ ffi::json::Object JsonObject(std::vector<std::pair<std::string, ffi::Any>> field
   return object;
 }
 
+// JSON has no infinity; types.from_json reads these words as floats.
+ffi::Any JsonNumber(double value) {
+  if (std::isfinite(value)) return value;
+  return ffi::String(std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");
+}
+
 void PrintJson(const Report& report) {
   utsname machine{};
   uname(&machine);
@@ -470,16 +489,20 @@ void PrintJson(const Report& report) {
     ffi::json::Array outputs;
     for (const OutputDiscrepancy& output : report.outputs) {
       outputs.push_back(JsonObject({{"name", ffi::String(output.name)},
-                                    {"max_abs", output.max_abs},
-                                    {"max_rel", output.max_rel},
+                                    {"max_abs", JsonNumber(output.max_abs)},
+                                    {"max_rel", JsonNumber(output.max_rel)},
                                     {"cosine", output.cosine},
                                     {"violations", output.violations},
                                     {"elements", output.elements}}));
     }
+    ffi::Any min_cosine;
+    if (report.tolerance->min_cosine) min_cosine = *report.tolerance->min_cosine;
+    ffi::json::Object tolerance = JsonObject({{"rtol", report.tolerance->rtol},
+                                              {"atol", report.tolerance->atol},
+                                              {"min_cosine", min_cosine}});
     discrepancy = JsonObject({{"outputs", outputs},
-                              {"rtol", report.tolerance->rtol},
-                              {"atol", report.tolerance->atol},
-                              {"reference", ffi::String(report.tolerance->reference)}});
+                              {"tolerance", tolerance},
+                              {"reference", ffi::String(report.reference)}});
   }
   ffi::json::Object measurement =
       JsonObject({{"median_s", Percentile(report.sorted_s, 0.5)},
@@ -500,8 +523,8 @@ void PrintJson(const Report& report) {
 void PrintTable(const Report& report) {
   std::printf("%s, deployment %s\n", report.model.c_str(), report.deployment.c_str());
   if (report.tolerance) {
-    std::printf("reference: %s (rtol %g, atol %g)\n\n", report.tolerance->reference.c_str(),
-                report.tolerance->rtol, report.tolerance->atol);
+    std::printf("reference: %s, tolerance: %s\n\n", report.reference.c_str(),
+                Describe(*report.tolerance).c_str());
     size_t width = 6;
     for (const OutputDiscrepancy& output : report.outputs) {
       width = std::max(width, output.name.size());

@@ -21,6 +21,8 @@ MAX_UNROLLED = 256
 MAX_CHUNK = 4096
 """Elements of a flat loop that one task handles at most."""
 
+CACHE_LINE_BYTES = 64
+
 TASKS_PER_CORE = 4
 """Parallel iterations per core to aim for: few enough to be cheap, enough to balance."""
 
@@ -67,12 +69,55 @@ def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) 
         outer, _ = schedule.split(schedule.fuse(*loops), [None, chunk])
         parallel_outer(schedule, [outer], cpu, operations)
         return
+    crossed = _transposed_axis(schedule, block)
+    if crossed is not None:
+        _transposing_loops(schedule, loops, crossed, cpu, operations)
+        return
     if width * 2 < lanes:  # LLVM vectorises a serial loop better than pieces this narrow
         parallel_outer(schedule, loops[:-1], cpu, operations)
         return
     rest, inner = schedule.split(loops[-1], [None, width])
     schedule.vectorize(inner)
     parallel_outer(schedule, [*loops[:-1], rest], cpu, operations)
+
+
+def _transposed_axis(schedule: Any, block: Any) -> int | None:
+    """The axis along which a block that moves as much as it writes reads contiguously.
+
+    None if that is the axis along which it writes contiguously.
+    """
+    node = schedule.get(block)
+    axes = [var.var for var in node.iter_vars]
+    own = volume(int(var.dom.extent) for var in node.iter_vars)
+    for region in node.reads:
+        if not len(region.region) or volume(int(n) for n in region.source.shape) != own:
+            continue
+        last = region.region[-1].min
+        found = [i for i, axis in enumerate(axes) if last.same_as(axis)]
+        if found and found[0] != len(axes) - 1:
+            return found[0]
+    return None
+
+
+def _transposing_loops(
+    schedule: Any, loops: list[Any], crossed: int, cpu: CpuSpec, operations: int
+) -> None:
+    """Square tiles, so that every cache line that is read is used while it is in L1."""
+    tile = CACHE_LINE_BYTES // 4
+    read_outer, read_inner = schedule.split(
+        loops[crossed], [None, largest_divisor(extent_of(schedule, loops[crossed]), tile)]
+    )
+    extent = extent_of(schedule, loops[-1])
+    width = vector_width(extent, lanes_of(cpu))
+    vector = width >= 4
+    write_outer, write_inner = schedule.split(
+        loops[-1], [None, width if vector else largest_divisor(extent, tile)]
+    )
+    outer = [*loops[:crossed], read_outer, *loops[crossed + 1 : -1], write_outer]
+    schedule.reorder(*outer, read_inner, write_inner)
+    if vector:
+        schedule.vectorize(write_inner)
+    parallel_outer(schedule, outer, cpu, operations)
 
 
 def parallel_outer(schedule: Any, loops: list[Any], cpu: CpuSpec, operations: int) -> Any | None:
