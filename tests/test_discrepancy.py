@@ -44,7 +44,19 @@ def test_max_rel_ignores_elements_where_atol_governs() -> None:
     found = one(f32(0.5, 101), f32(0.01, 100), rtol=0.1, atol=1.0)
     assert found.max_abs == pytest.approx(1.0)
     assert found.max_rel == pytest.approx(0.01)
-    assert one(f32(0.5), f32(0.01), rtol=0.1, atol=1.0).max_rel == 0
+    assert one(f32(0.5, 1), f32(0.01, 1), rtol=0.1, atol=1.0).max_rel == 0
+
+
+def test_small_outputs_are_compared_strictly() -> None:
+    # Probabilities near 0: a plain atol of 1e-4 would accept any of them.
+    r = f32(2e-5, 5e-5, 1e-5)
+    assert one(r * np.float32(1.0005), r, rtol=1e-3, atol=1e-4).violations == 0
+    assert one(r * np.float32(1.5), r, rtol=1e-3, atol=1e-4).violations == 3
+
+
+def test_zeros_keep_the_plain_absolute_tolerance() -> None:
+    assert one(f32(1e-5, 0), f32(0, 0), rtol=1e-3, atol=1e-4).violations == 0
+    assert one(f32(1e-3, 0), f32(0, 0), rtol=1e-3, atol=1e-4).violations == 1
 
 
 def test_nan_agrees_with_nan_only() -> None:
@@ -139,6 +151,8 @@ def test_agrees_with_numpy(r: np.ndarray, noise: float, rtol: float, atol: float
     y = (r + np.float32(noise) * np.sin(np.arange(r.size))).astype(np.float32)
     found = one(y, r, rtol=rtol, atol=atol)
     y64, r64 = y.astype(np.float64), r.astype(np.float64)
-    close = np.isclose(y64, r64, rtol=rtol, atol=atol)
+    largest = np.abs(r64).max(initial=0.0)
+    bound = min(atol, max(1e-6, atol * largest)) if largest > 0 else atol
+    close = np.isclose(y64, r64, rtol=rtol, atol=bound)
     assert found.violations == np.count_nonzero(~close)
     assert -1.000001 <= found.cosine <= 1.000001

@@ -10,6 +10,10 @@ import numpy.typing as npt
 from tvm_iovt.errors import UsageError
 from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance
 
+# Some units in the last place of a float32 around 1: what a sigmoid or softmax of ordinary numbers
+# is off by even where its result is tiny.
+ROUNDING = 1e-6
+
 
 def compare(
     actual: Mapping[str, np.ndarray],
@@ -20,7 +24,8 @@ def compare(
 ) -> Discrepancy:
     """Compare outputs `y` with reference outputs `r` of the same names.
 
-    An element is within tolerance when `|y - r| <= atol + rtol * |r|`. NaN agrees with NaN and
+    An element is within tolerance when `|y - r| <= atol + rtol * |r|`, with `atol` scaled down for
+    outputs of small numbers as `types.Tolerance` says. NaN agrees with NaN and
     an infinity with itself only. Integer and boolean outputs have no tolerance: every element
     must be equal. An output of another shape or dtype violates with every element.
 
@@ -66,6 +71,7 @@ def _compare(
     else:
         same = (y == r) | (np.isnan(y) & np.isnan(r))
     y64, r64 = y.astype(np.float64), r.astype(np.float64)
+    atol = _absolute_bound(r64, atol)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         absolute = np.where(same, 0.0, np.abs(y64 - r64))
         absolute[np.isnan(absolute)] = np.inf  # NaN against a number
@@ -85,6 +91,12 @@ def _compare(
         violations=int(within.size - np.count_nonzero(within)),
         elements=r.size,
     )
+
+
+def _absolute_bound(r: npt.NDArray[np.float64], atol: float) -> float:
+    """`atol`, scaled down for an output whose largest finite `|r|` is below 1 (and not 0)."""
+    largest = float(np.abs(r[np.isfinite(r)]).max(initial=0.0))
+    return min(atol, max(ROUNDING, atol * largest)) if largest > 0 else atol
 
 
 def _cosine(y: npt.NDArray[np.float64], r: npt.NDArray[np.float64]) -> float:

@@ -174,10 +174,10 @@ class OutputDiscrepancy:
     Attributes:
         name: Output name.
         max_abs: Largest `|y - r|`.
-        max_rel: Largest `|y - r| / |r|` over the elements with `|r| > atol / rtol`, where the
-            relative part of the tolerance governs; 0 when there are none.
+        max_rel: Largest `|y - r| / |r|` over the elements where the relative part of the
+            tolerance exceeds the absolute part; 0 when there are none.
         cosine: Cosine similarity of the flattened tensors.
-        violations: Number of elements with `|y - r| > atol + rtol * |r|`, NaN included.
+        violations: Number of elements outside of the tolerance's bound, NaN included.
         elements: Number of elements compared.
 
     `max_abs` is infinite when an element is not finite and its reference is.
@@ -196,8 +196,10 @@ class Tolerance:
     """When outputs `y` count as equal to reference outputs `r`.
 
     Attributes:
-        rtol: Relative part of the bound `|y - r| <= atol + rtol * |r|` of every element.
-        atol: Absolute part of it.
+        rtol: Relative part of the bound of every element, `|y - r| <= atol + rtol * |r|`.
+        atol: Absolute part of it. For an output whose largest number is below 1 it counts times
+            that number (but not less than 1e-6), as any output of tiny numbers would pass
+            otherwise. An output of zeros keeps it.
         min_cosine: If given, what decides instead: the least cosine similarity of each output,
             all of whose elements must be finite. For networks that round to integers inside,
             where a last-bit difference before a rounding edge becomes a whole step after it.

@@ -316,3 +316,53 @@ def test_convolutions_of_other_ranks(check, make_model, rng, shape):
     weights = {"w": rng.standard_normal((12, shape[1], *[3] * rank), dtype=np.float32)}
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 2 * rank)
     check(make_model([node], {"x": shape}, {"y": None}, weights), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("Abs", "Acos", "Asin", "Atan", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Log"),
+        *("Mish", "Neg", "Reciprocal", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh"),
+        *("Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu"),
+    ],
+)
+def test_vectorised_functions(check, make_model, op):
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),  # inside every domain of definition
+        helper.make_node(op, ["s"], ["y"]),
+    ]
+    check(make_model(nodes, {"x": [4, 64]}, {"y": None}, opset=18))
+
+
+@pytest.mark.parametrize("op", ["Add", "Div", "Max", "Min", "Mod", "Mul", "Pow", "Sub"])
+def test_vectorised_arithmetic(check, make_model, op):
+    attributes = {"fmod": 1} if op == "Mod" else {}
+    nodes = [
+        helper.make_node("Sigmoid", ["a"], ["s"]),
+        helper.make_node("Sigmoid", ["b"], ["t"]),
+        helper.make_node(op, ["s", "t"], ["y"], **attributes),
+    ]
+    check(make_model(nodes, {"a": [4, 64], "b": [4, 64]}, {"y": None}))
+
+
+@pytest.mark.parametrize("op", ["Greater", "Less", "Equal", "And", "Or"])
+def test_vectorised_comparisons(check, make_model, op):
+    kind = 9 if op in ("And", "Or") else 1
+    nodes = [
+        helper.make_node("Cast", ["a"], ["s"], to=kind),
+        helper.make_node("Cast", ["b"], ["t"], to=kind),
+        helper.make_node(op, ["s", "t"], ["c"]),
+        helper.make_node("Cast", ["c"], ["y"], to=1),
+    ]
+    check(make_model(nodes, {"a": [4, 64], "b": [4, 64]}, {"y": None}))
+
+
+@pytest.mark.parametrize("value", [-1000.0, -88.0, -10.0, 0.0, 10.0, 88.0, 1000.0, np.nan])
+def test_sigmoid_at_the_ends_of_its_range(check, make_model, value):
+    nodes = [
+        helper.make_node("Mul", ["x", "zero"], ["z"]),
+        helper.make_node("Add", ["z", "v"], ["a"]),
+        helper.make_node("Sigmoid", ["a"], ["y"]),
+    ]
+    constants = {"zero": np.zeros(1, np.float32), "v": np.array([value], np.float32)}
+    check(make_model(nodes, {"x": [2, 32]}, {"y": None}, constants))

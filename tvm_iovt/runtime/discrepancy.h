@@ -50,6 +50,19 @@ inline double Element(const NpyArray& a, int64_t i) {
   }
 }
 
+// Some units in the last place of a float32 around 1.
+constexpr double kRounding = 1e-6;
+
+// `atol`, scaled down for an output whose largest finite |r| is below 1 (and not 0).
+inline double AbsoluteBound(const NpyArray& expected, double atol) {
+  double largest = 0;
+  for (int64_t i = 0; i < expected.size(); ++i) {
+    double r = std::fabs(Element(expected, i));
+    if (std::isfinite(r)) largest = std::max(largest, r);
+  }
+  return largest > 0 ? std::min(atol, std::max(kRounding, atol * largest)) : atol;
+}
+
 inline OutputDiscrepancy Compare(const std::string& name, const NpyArray& actual,
                                  const NpyArray& expected, double rtol, double atol) {
   const double infinity = std::numeric_limits<double>::infinity();
@@ -65,6 +78,7 @@ inline OutputDiscrepancy Compare(const std::string& name, const NpyArray& actual
   }
   const bool is_float = expected.kind == 'f';
   if (!is_float) rtol = atol = 0;
+  atol = AbsoluteBound(expected, atol);
   const double threshold = rtol > 0 ? atol / rtol : (atol == 0 ? 0 : infinity);
   double largest_y = 0, largest_r = 0;  // of the elements that are finite in both
   for (int64_t i = 0; i < out.elements; ++i) {

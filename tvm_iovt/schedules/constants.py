@@ -172,8 +172,7 @@ class FoldConstants(PyExprMutator):  # type: ignore[misc]
 
 def fold_constants(mod: Any) -> Any:
     """Evaluate constant expressions of `main` and restore clipping operators."""
-    function = mod["main"]
-    rewritten = FoldConstants(mod)
-    mod = tvm.IRModule(dict(mod.functions.items()))
-    mod["main"] = rewritten.visit_expr(function)
-    return relax.transform.DeadCodeElimination()(mod)
+    functions = dict(mod.functions.items())
+    functions[mod.get_global_var("main")] = FoldConstants(mod).visit_expr(mod["main"])
+    folded = tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+    return relax.transform.DeadCodeElimination()(folded)

@@ -16,7 +16,10 @@ from tvm_iovt.schedules.template import (
 from tvm_iovt.schedules.tiles import Tile, vector_width
 
 PADDED = "padded"
+"""Name of the block that makes the zero-padded input."""
+
 MAX_DIRECT_STORES = 64
+"""Stores of a tile to unroll: with more, the tile goes through a buffer."""
 
 
 def padded_block(schedule: Any) -> Any | None:

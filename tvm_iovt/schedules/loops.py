@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tvm_iovt.schedules.template import (
@@ -22,6 +23,7 @@ MAX_CHUNK = 4096
 """Elements of a flat loop that one task handles at most."""
 
 CACHE_LINE_BYTES = 64
+"""Of every CPU this is for."""
 
 TASKS_PER_CORE = 4
 """Parallel iterations per core to aim for: few enough to be cheap, enough to balance."""
@@ -145,8 +147,8 @@ def parallel_outer(schedule: Any, loops: list[Any], cpu: CpuSpec, operations: in
 
 def dtype_bits(dtype: str) -> int:
     """Bits of one element of a TVM data type string."""
-    digits = "".join(ch for ch in dtype.split("x")[0] if ch.isdigit())
-    return int(digits) if digits else 8
+    found = re.search(r"\d+", dtype)
+    return int(found.group()) if found else 8
 
 
 def _is_contiguous(schedule: Any, block: Any) -> bool:

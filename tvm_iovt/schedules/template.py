@@ -8,6 +8,12 @@ from typing import Any, Protocol
 
 from tvm_iovt.types import CpuSpec
 
+_REDUCE = 2
+"""`IterVar` type of a reduction axis."""
+
+_RECOMPUTE_LIMIT = 2
+"""How often inlining may compute an element that a buffer would hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -134,7 +140,3 @@ def inline_all_but(schedule: Any, keep: list[Any]) -> None:
         if any(is_reduction(schedule, c) for c in consumers):
             continue
         schedule.compute_inline(block)
-
-
-_REDUCE = 2
-_RECOMPUTE_LIMIT = 2

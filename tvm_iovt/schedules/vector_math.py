@@ -22,6 +22,7 @@ _POLYNOMIAL = (
     1.6666665459e-1,
     5.0000001201e-1,
 )
+_SINH_SERIES = (1 / 362880, 1 / 5040, 1 / 120, 1 / 6, 1.0)
 _LOWEST, _HIGHEST = -87.3365, 88.3762
 """Arguments with a normal result; beyond them the result saturates (1e-38, 2e38)."""
 
@@ -32,7 +33,8 @@ def exp(value: Any) -> Any:
     def f(constant: float) -> Any:
         return tirx.const(constant, "float32")
 
-    x = tirx.max(tirx.min(value, f(_HIGHEST)), f(_LOWEST))
+    # Not-a-number passes: both comparisons are false, and the second operand is taken.
+    x = tirx.max(f(_LOWEST), tirx.min(f(_HIGHEST), value))
     power = tirx.floor(x * f(_LOG2_E) + f(0.5))
     r = x - power * f(_LN2_HIGH) - power * f(_LN2_LOW)
     series = f(_POLYNOMIAL[0])
@@ -56,6 +58,26 @@ def sigmoid(x: Any) -> Any:
 def silu(x: Any) -> Any:
     """`x * sigmoid(x)` of a float32 tensor."""
     return te.compute(x.shape, lambda *i: x(*i) * _logistic(x(*i)), name="silu")
+
+
+def cosh(x: Any) -> Any:
+    """Hyperbolic cosine of a float32 tensor; LLVM has none for vectors."""
+    half = tirx.const(0.5, "float32")
+    return te.compute(x.shape, lambda *i: half * (exp(x(*i)) + exp(-x(*i))), name="cosh")
+
+
+def sinh(x: Any) -> Any:
+    """Hyperbolic sine of a float32 tensor; a series near zero, where the exponentials cancel."""
+
+    def element(value: Any) -> Any:
+        square = value * value
+        series = tirx.const(_SINH_SERIES[0], "float32")
+        for coefficient in _SINH_SERIES[1:]:
+            series = series * square + tirx.const(coefficient, "float32")
+        large = tirx.const(0.5, "float32") * (exp(value) - exp(-value))
+        return tirx.Select(square < tirx.const(1.0, "float32"), value * series, large)
+
+    return te.compute(x.shape, lambda *i: element(x(*i)), name="sinh")
 
 
 def softmax(x: Any, axis: int) -> Any:
@@ -94,6 +116,8 @@ def legalize_map() -> dict[str, Any]:
     return {
         "relax.sigmoid": unary("relax.sigmoid", sigmoid),
         "relax.nn.silu": unary("relax.nn.silu", silu),
+        "relax.cosh": unary("relax.cosh", cosh),
+        "relax.sinh": unary("relax.sinh", sinh),
         "relax.tanh": unary("relax.tanh", topi.fast_tanh),
         "relax.nn.softmax": legalize_softmax,
     }
