@@ -6,7 +6,8 @@
 The folder is named for Relay, which left TVM in 0.20; the passes are written for its successor.
 """
 
+from relay_passes.dequantize_after_conv import DequantizeAfterConv
 from relay_passes.pipeline import cleanup_passes
 from relay_passes.restore_clip import RestoreClip
 
-__all__ = ["RestoreClip", "cleanup_passes"]
+__all__ = ["DequantizeAfterConv", "RestoreClip", "cleanup_passes"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from tvm import relax
 
+from relay_passes.dequantize_after_conv import DequantizeAfterConv
 from relay_passes.restore_clip import RestoreClip
 from tvm_iovt.types import Decision
 
@@ -20,6 +21,8 @@ def cleanup_passes(on_decision: Callable[[Decision], None] | None = None) -> tup
     return (
         # Importer idioms back to single operators.
         RestoreClip(on_decision),
+        # Quantized arithmetic as integer kernels do it, while its constants are still in sight.
+        DequantizeAfterConv(on_decision),
         # What the rewrites left behind.
         relax.transform.CanonicalizeBindings(),
         relax.transform.DeadCodeElimination(),
