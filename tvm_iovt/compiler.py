@@ -332,7 +332,7 @@ def _verify_elsewhere(
     reason: str,
 ) -> Deployment:
     if not options.emulate:
-        return dataclasses.replace(deployment, verified=f"not run here: {reason}")
+        return dataclasses.replace(deployment, verified=f"not run here: it {reason}")
     from tvm_iovt.runtime.emulate import emulate_deployment
 
     progress(f"running {deployment.name} under emulation")
@@ -388,7 +388,7 @@ def _full_disk_is_ours(path: Path) -> Iterator[None]:
         if "No space left" in error.seen or free_bytes < _FULL_BYTES:
             raise BundleError(
                 f"The disk filled up while {path.name} was written to {path.parent}",
-                seen=f"{free_bytes} bytes free",
+                seen=f"no space left on the device; {free_bytes} bytes are free without that file",
                 do="free some space, or write the bundle elsewhere with -o",
             ) from error
         raise

@@ -76,7 +76,9 @@ def verify_sample(
         elif emulate or target is not None:
             checks.append(_emulated(path, manifest, deployment, rtol, atol, progress))
         else:
-            checks.append(Check(deployment=deployment.name, where="nowhere", skipped=reason))
+            checks.append(
+                Check(deployment=deployment.name, where="nowhere", skipped=f"it {reason}")
+            )
     if all(check.skipped for check in checks):
         raise BundleError(
             f"Nothing in {path} can be verified on this machine",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,8 @@ def import_onnx(model: onnx.ModelProto, name: str) -> Any:
 
     shapes = {v.name: [int(d) for d in dimensions(v) or ()] for v in graph_inputs(model)}
     try:
-        with warnings.catch_warnings():
+        # The importer prints the operator that it fails at; stdout belongs to --json.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # renamed inputs: the manifest keeps the model's names
             return from_onnx(model, shape_dict=shapes, keep_params_in_input=False)
     except Exception as error:  # the importer raises whatever a converter stumbles over
