@@ -25,7 +25,6 @@ constants of `dequantize` calls, that is before any constant folding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +32,9 @@ import numpy as np
 import numpy.typing as npt
 import tvm
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.relax.expr_functor import mutator
 
-from tvm_iovt.types import Decision
+from relay_passes.rewriter import OnDecision, Rewriter, is_call
 
 Array = npt.NDArray[Any]
 
@@ -51,17 +50,12 @@ class DequantizeAfterConv:
         on_decision: Called with every rewrite made or refused.
     """
 
-    def __init__(self, on_decision: Callable[[Decision], None] | None = None) -> None:
-        self._on_decision = on_decision or (lambda decision: None)
+    def __init__(self, on_decision: OnDecision | None = None) -> None:
+        self._on_decision = on_decision
 
     def transform_module(self, mod: Any, _ctx: Any) -> Any:
         """Rewrite every Relax function of `mod`."""
-        rewriter = _Rewriter(mod, self._on_decision)
-        for global_var, function in mod.functions.items():
-            if isinstance(function, relax.Function):
-                rewriter.uses = _count_uses(function)
-                rewriter.builder_.update_func(global_var, rewriter.visit_expr(function))
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
+        return _Rewriter(mod, "DequantizeAfterConv", self._on_decision).rewrite_module()
 
 
 class _RefusedError(Exception):
@@ -78,29 +72,22 @@ class _Dequantized:
 
 
 @mutator
-class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
-    uses: dict[Any, int]
-
-    def __init__(self, mod: Any, on_decision: Callable[[Decision], None]) -> None:
-        super().__init__(mod)
-        self._on_decision = on_decision
-        self.uses = {}
-
+class _Rewriter(Rewriter):
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
-        if not _is(call, "relax.quantize"):
+        if not is_call(call, "relax.quantize"):
             return call
         value, rectified = self._strip_relu(call.args[0])
         conv, bias = self._strip_bias(value)
-        if not _is(conv, "relax.nn.conv2d"):
+        if not is_call(conv, "relax.nn.conv2d"):
             return call
         subject = f"conv2d {tuple(int(size) for size in conv.ty.shape)}"
         try:
             result, reason = self._rewrite(call, conv, bias, rectified)
         except _RefusedError as refusal:
-            self._decide(subject, applied=False, reason=str(refusal))
+            self.decide(subject, applied=False, reason=str(refusal))
             return call
-        self._decide(subject, applied=True, reason=reason)
+        self.decide(subject, applied=True, reason=reason)
         return result
 
     def _rewrite(self, call: Any, conv: Any, bias: Any, rectified: bool) -> tuple[Any, str]:
@@ -144,9 +131,9 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
 
     def _whole_bias(self, bias: Any, sum_scale: Array, channels: int) -> Array:
         """The bias in units of the accumulated products, one entry a channel."""
-        expr = self._bound(bias)
-        if _is(expr, "relax.reshape"):
-            expr = self._bound(expr.args[0])
+        expr = self.bound(bias)
+        if is_call(expr, "relax.reshape"):
+            expr = self.bound(expr.args[0])
         found = self._dequantized(expr, "bias")
         values = _constant(found.values, "bias").astype(np.float64).reshape(-1)
         if values.size != channels:
@@ -158,8 +145,8 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
         return values
 
     def _dequantized(self, expr: Any, role: str) -> _Dequantized:
-        call = self._bound(expr)
-        if not _is(call, "relax.dequantize"):
+        call = self.bound(expr)
+        if not is_call(call, "relax.dequantize"):
             raise _RefusedError(f"the {role} is not quantized")
         return _Dequantized(
             call.args[0],
@@ -168,38 +155,18 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
         )
 
     def _strip_relu(self, value: Any) -> tuple[Any, bool]:
-        call = self._only_use(value)
-        return (call.args[0], True) if _is(call, "relax.nn.relu") else (value, False)
+        call = self.bound_once(value)
+        return (call.args[0], True) if is_call(call, "relax.nn.relu") else (value, False)
 
     def _strip_bias(self, value: Any) -> tuple[Any, Any]:
-        call = self._only_use(value)
-        if not _is(call, "relax.add"):
+        call = self.bound_once(value)
+        if not is_call(call, "relax.add"):
             return call, None
         for first, second in (call.args, reversed(call.args)):
-            conv = self._only_use(first)
-            if _is(conv, "relax.nn.conv2d"):
+            conv = self.bound_once(first)
+            if is_call(conv, "relax.nn.conv2d"):
                 return conv, second
         return call, None
-
-    def _only_use(self, value: Any) -> Any:
-        """What a variable is bound to if nothing else reads it (else the work would double)."""
-        if isinstance(value, relax.Var) and self.uses.get(value, 0) > 1:
-            return None
-        return self._bound(value)
-
-    def _bound(self, value: Any) -> Any:
-        return self.lookup_binding(value) if isinstance(value, relax.Var) else value
-
-    def _decide(self, subject: str, *, applied: bool, reason: str) -> None:
-        self._on_decision(
-            Decision(
-                transform="DequantizeAfterConv", subject=subject, applied=applied, reason=reason
-            )
-        )
-
-
-def _is(expr: Any, op: str) -> bool:
-    return isinstance(expr, relax.Call) and expr.op == tvm.ir.Op.get(op)
 
 
 def _constant(expr: Any, role: str) -> Array:
@@ -218,16 +185,3 @@ def _largest_sum(whole: Array, dtype: str, offset: float) -> float:
     limits = np.iinfo(str(dtype))
     largest_input = max(abs(limits.min - offset), abs(limits.max - offset))
     return float(np.abs(whole).sum(axis=(1, 2, 3)).max() * largest_input)
-
-
-def _count_uses(function: Any) -> dict[Any, int]:
-    uses: dict[Any, int] = {}
-
-    def visit(expr: Any) -> None:
-        arguments = expr.args if isinstance(expr, relax.Call) else getattr(expr, "fields", ())
-        for argument in arguments:
-            if isinstance(argument, relax.Var):
-                uses[argument] = uses.get(argument, 0) + 1
-
-    relax.analysis.post_order_visit(function, visit)
-    return uses

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tvm import relax
 
 from relay_passes.dequantize_after_conv import DequantizeAfterConv
 from relay_passes.restore_clip import RestoreClip
-from tvm_iovt.types import Decision
+from relay_passes.rewriter import OnDecision
 
 
-def cleanup_passes(on_decision: Callable[[Decision], None] | None = None) -> tuple[Any, ...]:
+def cleanup_passes(on_decision: OnDecision | None = None) -> tuple[Any, ...]:
     """Passes that bring an imported module to the form that everything behind expects.
 
     Args:

@@ -27,9 +27,9 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import relax, topi
-from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.relax.expr_functor import mutator
 
-from tvm_iovt.types import Decision
+from relay_passes.rewriter import OnDecision, Rewriter, is_call
 
 
 @tvm.transform.module_pass(opt_level=0, name="RestoreClip")
@@ -40,26 +40,16 @@ class RestoreClip:
         on_decision: Called with every rewrite made or refused.
     """
 
-    def __init__(self, on_decision: Callable[[Decision], None] | None = None) -> None:
-        self._on_decision = on_decision or (lambda decision: None)
+    def __init__(self, on_decision: OnDecision | None = None) -> None:
+        self._on_decision = on_decision
 
     def transform_module(self, mod: Any, _ctx: Any) -> Any:
         """Rewrite every Relax function of `mod`."""
-        rewriter = _Rewriter(mod, self._on_decision)
-        for global_var, function in mod.functions.items():
-            if isinstance(function, relax.Function):
-                rewriter.builder_.update_func(global_var, rewriter.visit_expr(function))
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
+        return _Rewriter(mod, "RestoreClip", self._on_decision).rewrite_module()
 
 
 @mutator
-class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
-    def __init__(self, mod: Any, on_decision: Callable[[Decision], None]) -> None:
-        super().__init__(mod)
-        self._mod = mod
-        self._on_decision = on_decision
-        self._call_tir = tvm.ir.Op.get("relax.call_tir")
-
+class _Rewriter(Rewriter):
     def visit_call_(self, call: Any) -> Any:
         call = super().visit_call_(call)
         side = self._side(call)
@@ -96,17 +86,16 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
 
     def _lower_bounded(self, value: Any) -> tuple[Any, float | None]:
         """`(x, low)` when `value` is `maximum(x, low)` as this pass writes it."""
-        bound_to = self.lookup_binding(value) if isinstance(value, relax.Var) else value
-        if isinstance(bound_to, relax.Call):
-            if bound_to.op == tvm.ir.Op.get("relax.nn.relu"):
-                return bound_to.args[0], 0.0
-            if bound_to.op == tvm.ir.Op.get("relax.maximum"):
-                return bound_to.args[0], _scalar(bound_to.args[1])
+        call = self.bound(value)
+        if is_call(call, "relax.nn.relu"):
+            return call.args[0], 0.0
+        if is_call(call, "relax.maximum"):
+            return call.args[0], _scalar(call.args[1])
         return value, None
 
     def _side(self, call: Any) -> str | None:
         """`lower` or `upper` when the call is the importer's maximum or minimum, else None."""
-        if call.op != self._call_tir or len(call.args[1].fields) != 2:
+        if call.op != tvm.ir.Op.get("relax.call_tir") or len(call.args[1].fields) != 2:
             return None
         name = call.args[0].name_hint
         for prefix, side, compute in (
@@ -119,17 +108,16 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
                     return None
                 # The name alone proves nothing: compare the code.
                 same = tvm_ffi.structural_equal(
-                    self._mod[call.args[0]], _importer_function(value.ty, bound.ty, compute)
+                    self.mod[call.args[0]], _importer_function(value.ty, bound.ty, compute)
                 )
                 return side if same else None
         return None
 
     def _constant_bound(self, bound: Any) -> float | None:
-        expr = self.lookup_binding(bound) if isinstance(bound, relax.Var) else bound
-        if isinstance(expr, relax.Call) and expr.op == tvm.ir.Op.get("relax.where"):
-            guard = expr.args[0]
-            guard = self.lookup_binding(guard) if isinstance(guard, relax.Var) else guard
-            if not (isinstance(guard, relax.Call) and guard.op == tvm.ir.Op.get("relax.isnan")):
+        expr = self.bound(bound)
+        if is_call(expr, "relax.where"):
+            guard = self.bound(expr.args[0])
+            if not is_call(guard, "relax.isnan"):
                 return None
             guarded, kept = _scalar(guard.args[0]), _scalar(expr.args[2])
             if guarded is None or kept is None:
@@ -139,9 +127,7 @@ class _Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
 
     def _decide(self, call: Any, *, applied: bool, reason: str) -> None:
         subject = f"{call.args[0].name_hint} {tuple(int(d) for d in call.ty_args[0].shape)}"
-        self._on_decision(
-            Decision(transform="RestoreClip", subject=subject, applied=applied, reason=reason)
-        )
+        self.decide(subject, applied=applied, reason=reason)
 
 
 def _scalar(expr: Any) -> float | None:

@@ -14,7 +14,7 @@ LAYERS = (
     ("tvm_iovt._version", "tvm_iovt.errors"),
     ("tvm_iovt.types", "tvm_iovt.resources"),
     ("tvm_iovt.host_cpu",),
-    ("tvm_iovt.targets", "tvm_iovt.discrepancy", "tvm_iovt.bundle"),
+    ("tvm_iovt.targets", "tvm_iovt.discrepancy", "tvm_iovt.bundle", "tvm_iovt.atomic_write"),
     ("tvm_iovt._tvm", "tvm_iovt.images"),
     ("relay_passes",),
     ("tvm_iovt.frontend", "tvm_iovt.schedules"),

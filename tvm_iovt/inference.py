@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from tvm_iovt import bundle as bundles
 from tvm_iovt import images, runtime
+from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.errors import UsageError
 from tvm_iovt.types import Measurement, Preprocess
 
@@ -175,11 +177,6 @@ def _save(path: Path, outputs: list[Arrays]) -> None:
             f"{i}/{name}": value for i, each in enumerate(outputs) for name, value in each.items()
         }
     )
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"Cannot write {path}", seen=error.strerror or str(error)) from error
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, content.getvalue())

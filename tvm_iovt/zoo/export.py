@@ -10,10 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.errors import ModelError
 from tvm_iovt.images import preset
 from tvm_iovt.types import Preprocess
-from tvm_iovt.zoo.atomic_write import write_atomically
 from tvm_iovt.zoo.catalogue import Entry, find
 
 

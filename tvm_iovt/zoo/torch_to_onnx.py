@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.errors import ModelError
 from tvm_iovt.images import write_metadata
 from tvm_iovt.types import Preprocess
-from tvm_iovt.zoo.atomic_write import write_atomically
 
 OPSET = 17
 RTOL = 1e-3
