@@ -102,8 +102,7 @@ def run_bundle(
         answers.append(_answer(source, outputs, names, top))
         if output is not None:
             kept.append(outputs)
-    if first is None:
-        raise UsageError("There is nothing to run on", seen="folders without images")
+    assert first is not None, "image_files refuses empty folders"
     measurements = (
         executor.benchmark(first, warmup=max(3, repeat // 10), repeat=repeat) if repeat else ()
     )
