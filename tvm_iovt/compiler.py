@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tvm_iovt import bundle, targets
+from tvm_iovt import bundle, host_cpu, targets
 from tvm_iovt._version import __version__
 from tvm_iovt.discrepancy import compare
 from tvm_iovt.errors import BundleError, IovtError, NumericsError
@@ -46,6 +46,14 @@ FLOAT_TOLERANCE = Tolerance(rtol=1e-3, atol=1e-4)
 # whole step after it, and further layers amplify that: ONNX Runtime's own float32 and integer modes
 # are at cosines of 0.98 to 0.99 of each other on MobileNetV2. A wrong kernel is far below.
 QUANTIZED_TOLERANCE = dataclasses.replace(FLOAT_TOLERANCE, min_cosine=0.95)
+# Half precision has a unit in the last place of 1e-3, and the reference sums in another order (on
+# x86 partly in float32): ten to twenty units.
+HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
+TOLERANCES = {
+    "float32": FLOAT_TOLERANCE,
+    "float16": HALF_TOLERANCE,
+    "quantized": QUANTIZED_TOLERANCE,
+}
 
 WARMUP, REPEAT = 5, 30
 
@@ -69,7 +77,8 @@ class CompileOptions:
         atol: Absolute tolerance of the comparison, over the default.
         sample: Input to verify with (image or .npz); by default seeded random numbers.
         preprocess: Name of an image preset, over what the model's file says.
-        cross_compiler: Linker command, over those that are found.
+        cross_compiler: Linker command for targets of another CPU architecture, over those that
+            are found.
     """
 
     targets: str = "host"
@@ -165,7 +174,9 @@ def _toolchains(specs: tuple[TargetSpec, ...], options: CompileOptions) -> dict[
             cuda.enable_codegen()
             cuda.find_compiler(spec.gpu.arch)
         _tvm.tvm_target(spec)
-        prefer = options.cross_compiler or spec.cross_compiler
+        prefer = spec.cross_compiler
+        if spec.cpu.arch != host_cpu.machine():
+            prefer = options.cross_compiler or prefer
         linkers[spec.name] = find_linker(spec.cpu, prefer=prefer)
     return linkers
 
@@ -345,8 +356,7 @@ def _verify_elsewhere(
 
 
 def _tolerance(network: Network, options: CompileOptions) -> Tolerance:
-    default = QUANTIZED_TOLERANCE if network.quantized else FLOAT_TOLERANCE
-    return default.stated(options.rtol, options.atol)
+    return TOLERANCES[network.arithmetic].stated(options.rtol, options.atol)
 
 
 def _compare(

@@ -120,3 +120,38 @@ def test_simplifier_leaves_constants_folded(make_model, tmp_path: Path) -> None:
     network = load_network(path, {})
     assert [op.op for op in network.operators] == ["Mul"]
     assert numpy_helper.to_array(model.graph.initializer[0]).sum() == 4
+
+
+def test_simplifier_runs_until_nothing_is_left_to_fold(make_model, tmp_path: Path) -> None:
+    # Pads computed from shapes, as torch exports them: constant, but only after several foldings.
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Slice", ["s", "two", "four"], ["hw"]),
+        helper.make_node("Mod", ["hw", "seven"], ["rest"]),
+        helper.make_node("Concat", ["zero4", "zero2", "rest"], ["pads"], axis=0),
+        helper.make_node("Pad", ["x", "pads"], ["y"]),
+    ]
+    constants = {
+        "two": np.array([2]),
+        "four": np.array([4]),
+        "seven": np.array([7, 7]),
+        "zero4": np.zeros(4, np.int64),
+        "zero2": np.zeros(2, np.int64),
+    }
+    path = tmp_path / "model.onnx"
+    shapes = {"x": [1, 3, 9, 10]}, {"y": [1, 3, 11, 13]}
+    onnx.save(make_model(nodes, *shapes, constants), str(path))
+    network = load_network(path, {})
+    assert [op.op for op in network.operators] == ["Pad"]
+    assert network.outputs[0].shape == (1, 3, 11, 13)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", "float16"), ("float32", "float32")])
+def test_arithmetic_of_the_network(make_model, tmp_path: Path, dtype: str, expected: str) -> None:
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    model = make_model([node], {"x": [4]}, {"y": [4]}, {"w": np.ones(4, dtype)})
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, str(path))
+    assert load_network(path, {}).arithmetic == expected

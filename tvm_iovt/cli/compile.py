@@ -27,7 +27,7 @@ from tvm_iovt.cli.options import common_options, input_shape_option, print_json
     help="Image or .npz to verify with and to ship; default: seeded random numbers.",
 )
 @click.option("--preprocess", default="", help="Image preset to ship; see `tvm-iovt run --help`.")
-@click.option("--cross-compiler", default="", help="Linker command, over those that are found.")
+@click.option("--cross-compiler", default="", help="Linker command for foreign CPU targets.")
 @common_options
 def compile_command(
     model: Path,
@@ -81,3 +81,9 @@ def compile_command(
     if verbosity:
         tables.render(tables.decisions_table(result.manifest.decisions), sys.stdout)
     click.echo(f"wrote {result.path}  (report: {result.path / 'report.html'})")
+    unproven = [d.name for d in result.manifest.deployments if d.discrepancy is None]
+    if unproven and verify:
+        click.echo(
+            f"not verified here: {', '.join(unproven)}; `tvm-iovt verify {result.path} --target "
+            f"{unproven[0]}` runs CPU code under qemu-user, and the sample proves it on the device"
+        )

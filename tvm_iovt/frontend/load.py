@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm_iovt.errors import ModelError
 from tvm_iovt.frontend.network import Network
 from tvm_iovt.types import Decision
+
+if TYPE_CHECKING:
+    import onnx
 
 _ONNX_SUFFIXES = (".onnx", "")
 _TORCH_SUFFIXES = (".pt2",)
@@ -80,7 +84,19 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
         decisions=tuple(decisions),
         reference=OnnxReference(static),
         reference_name=OnnxReference.name(),
-        quantized=any(node.op_type == "QuantizeLinear" for node in slim.graph.node),
+        arithmetic=_arithmetic(slim),
         preprocess=preprocess,
         labels=labels,
     )
+
+
+def _arithmetic(model: onnx.ModelProto) -> str:
+    from onnx import TensorProto
+
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        return "quantized"
+    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
+    types = {value.type.tensor_type.elem_type for value in values}
+    types |= {tensor.data_type for tensor in model.graph.initializer}
+    return "float16" if types & set(halves) else "float32"

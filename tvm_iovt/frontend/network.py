@@ -29,7 +29,8 @@ class Network:
         decisions: What the frontend changed, and what it left alone.
         reference: Runs the *original* model (shapes fixed, nothing simplified).
         reference_name: The runtime behind `reference`, with its version.
-        quantized: Whether activations are rounded to integers inside the network.
+        arithmetic: What limits the precision of the outputs: `float32`, `float16` (half or
+            bfloat16 tensors inside) or `quantized` (activations rounded to integers).
         preprocess: How the model wants images, when its file says so.
         labels: Class names, when its file has them.
     """
@@ -43,7 +44,7 @@ class Network:
     decisions: tuple[Decision, ...]
     reference: Reference
     reference_name: str
-    quantized: bool = False
+    arithmetic: str = "float32"
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
 

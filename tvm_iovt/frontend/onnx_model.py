@@ -64,7 +64,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             raise ModelError(
                 f"{path.name} is not a valid ONNX model",
                 seen=message.splitlines()[0][:300],
-                do="the file may be truncated: copy or export it again",
+                do="export it again; onnx.checker.check_model tells the whole story",
             ) from error
     return model
 

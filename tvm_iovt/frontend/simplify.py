@@ -11,6 +11,8 @@ from tvm_iovt.types import Decision
 if TYPE_CHECKING:
     import onnx
 
+MAX_ROUNDS = 8
+
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """The model with constants folded and shape arithmetic gone, input and output names kept.
@@ -29,6 +31,13 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, .
         # onnxslim prints its progress; stdout belongs to --json.
         with contextlib.redirect_stdout(io.StringIO()):
             slim = onnxslim.slim(copy, model_check=False)
+            # What one round folds lets the next see more: shape arithmetic of transformers takes
+            # several. The rounds end by themselves; the bound is against a simplifier's bug.
+            for _ in range(MAX_ROUNDS):
+                nodes = len(slim.graph.node)
+                slim = onnxslim.slim(slim, model_check=False)
+                if len(slim.graph.node) >= nodes:
+                    break
     except Exception as error:  # third-party pattern code: anything may come out of it
         reason = f"onnxslim failed ({type(error).__name__}: {error}); imported as exported"
         return model, (_decision(applied=False, reason=reason),)
