@@ -152,6 +152,23 @@ def test_verify_data_compares_classes(digits: Path, images: Path, capsys) -> Non
     assert accuracy["top1"] == accuracy["reference_top1"]
 
 
+def test_too_little_agreement_is_exit_6(digits: Path, images: Path, capsys, monkeypatch) -> None:
+    from tvm_iovt.frontend.reference import OnnxReference
+
+    def contrary(self: OnnxReference, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"output": np.eye(10, dtype=np.float32)[:1] * 99}
+
+    arguments = [
+        *("verify", digits / "digits.iovt", "--model", digits / "digits.onnx"),
+        *("--data", images),
+    ]
+    monkeypatch.setattr(OnnxReference, "__call__", contrary)
+    code, _, err = output(capsys, *arguments)
+    assert code == 6
+    assert "names other classes" in err
+    assert output(capsys, *arguments, "--min-agreement", 0)[0] == 0
+
+
 def test_verify_data_needs_the_same_model(digits: Path, images: Path, small_model, capsys) -> None:
     arguments = ["verify", digits / "digits.iovt", "--data", images, "--model", small_model]
     code, _, err = output(capsys, *arguments)
