@@ -155,3 +155,21 @@ def test_arithmetic_of_the_network(make_model, tmp_path: Path, dtype: str, expec
     path = tmp_path / "model.onnx"
     onnx.save(model, str(path))
     assert load_network(path, {}).arithmetic == expected
+
+
+def test_empty_optional_inputs_count_as_absent(make_model, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node(
+            "Resize",
+            ["r", "none", "none", "sizes"],
+            ["y"],
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        ),
+    ]
+    constants = {"none": np.zeros(0, np.float32), "sizes": np.array([1, 2, 8, 10])}
+    path = tmp_path / "model.onnx"
+    shapes = {"x": [1, 2, 4, 5]}, {"y": [1, 2, 8, 10]}
+    onnx.save(make_model(nodes, *shapes, constants, opset=11), str(path))
+    assert load_network(path, {}).outputs[0].shape == (1, 2, 8, 10)
