@@ -70,11 +70,15 @@ def staging(destination: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         _clean_left_over(destination)
-        folder.mkdir()
     except OSError as error:
         raise _unwritable(destination, error) from error
     _in_progress.add(folder)
     try:
+        # Inside of the block that removes it: an interrupt can come right after it is made.
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise _unwritable(destination, error) from error
         try:
             yield folder
             _sync(folder)

@@ -173,3 +173,17 @@ def test_empty_optional_inputs_count_as_absent(make_model, tmp_path: Path) -> No
     shapes = {"x": [1, 2, 4, 5]}, {"y": [1, 2, 8, 10]}
     onnx.save(make_model(nodes, *shapes, constants, opset=11), str(path))
     assert load_network(path, {}).outputs[0].shape == (1, 2, 8, 10)
+
+
+def test_upsample_with_its_scales_as_an_input(make_model, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Upsample", ["r", "scales"], ["y"], mode="nearest"),
+    ]
+    constants = {"scales": np.array([1, 1, 2, 3], np.float32)}
+    path = tmp_path / "model.onnx"
+    shapes = {"x": [1, 2, 4, 5]}, {"y": [1, 2, 8, 15]}
+    onnx.save(make_model(nodes, *shapes, constants, opset=9), str(path))
+    network = load_network(path, {})
+    assert network.outputs[0].shape == (1, 2, 8, 15)
+    assert [int(d) for d in network.module["main"].ret_ty.shape] == [1, 2, 8, 15]

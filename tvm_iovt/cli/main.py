@@ -61,18 +61,23 @@ def cli() -> None:
     """  # noqa: D301  # click's marker for a paragraph to leave as it is
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, so that it unwinds like Ctrl-C and half-written files are removed."""
+class _Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, unwinding so that half-written files are removed.
+
+    A class of its own: Python ends a process by SIGINT, whatever its exit code, once a plain
+    KeyboardInterrupt has crossed code that came from `exec`, even if it was caught further up.
+    """
 
 
-def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+def _on_signal(_signal: int, _frame: FrameType | None) -> None:
+    raise _Interrupted
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit the process with the code that the outcome stands for."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
     sys.exit(run(arguments))
 
 
@@ -108,7 +113,8 @@ def _interrupt_inside(error: BaseException) -> bool:
     """Whether a Ctrl-C became another exception on its way through TVM's C++ frames."""
     chain: BaseException | None = error
     while chain is not None:
-        if isinstance(chain, KeyboardInterrupt) or "KeyboardInterrupt" in str(chain):
+        names = (KeyboardInterrupt.__name__, _Interrupted.__name__)
+        if isinstance(chain, KeyboardInterrupt) or any(name in str(chain) for name in names):
             return True
         chain = chain.__cause__ or chain.__context__
     return False

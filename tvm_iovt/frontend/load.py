@@ -54,7 +54,6 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     from tvm_iovt.frontend.costs import operator_costs
     from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, sha256, tensor_spec
     from tvm_iovt.frontend.operators import refuse_unsupported
-    from tvm_iovt.frontend.optional_inputs import drop_empty_inputs
     from tvm_iovt.frontend.reference import OnnxReference
     from tvm_iovt.frontend.shapes import fix_shapes, refuse_contradictions
     from tvm_iovt.frontend.simplify import simplify
@@ -68,7 +67,6 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     static = onnx.shape_inference.infer_shapes(static, data_prop=True)
     slim, notes = simplify(static)
     decisions += notes
-    drop_empty_inputs(slim)
     slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     try:
         module = import_onnx(slim, path.name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_iovt import _tvm
 from tvm_iovt.errors import ModelError
+from tvm_iovt.frontend.importer_forms import adapt_to_importer
 from tvm_iovt.frontend.onnx_model import dimensions, graph_inputs
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def import_onnx(model: onnx.ModelProto, name: str) -> Any:
         # The importer prints the operator that it fails at; stdout belongs to --json.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # renamed inputs: the manifest keeps the model's names
-            return from_onnx(model, shape_dict=shapes, keep_params_in_input=False)
+            adapted = adapt_to_importer(model)
+            return from_onnx(adapted, shape_dict=shapes, keep_params_in_input=False)
     except Exception as error:  # the importer raises whatever a converter stumbles over
         node = _failing_node(error)
         where = f" at node {node.name or node.output[0]} ({node.op_type})" if node else ""
