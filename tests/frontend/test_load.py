@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import tvm_iovt
 from tvm_iovt.errors import ModelError
 from tvm_iovt.frontend.load import load_network
 from tvm_iovt.frontend.network import sample_inputs
@@ -175,15 +176,22 @@ def test_empty_optional_inputs_count_as_absent(make_model, tmp_path: Path) -> No
     assert load_network(path, {}).outputs[0].shape == (1, 2, 8, 10)
 
 
-def test_upsample_with_its_scales_as_an_input(make_model, tmp_path: Path) -> None:
+def test_old_opsets_are_modernized(make_model, tmp_path: Path) -> None:
     nodes = [
-        helper.make_node("Relu", ["x"], ["r"]),
-        helper.make_node("Upsample", ["r", "scales"], ["y"], mode="nearest"),
+        helper.make_node("Slice", ["x"], ["s"], axes=[3], starts=[1], ends=[4]),
+        helper.make_node("Upsample", ["s", "scales"], ["y"], mode="nearest"),
     ]
     constants = {"scales": np.array([1, 1, 2, 3], np.float32)}
     path = tmp_path / "model.onnx"
-    shapes = {"x": [1, 2, 4, 5]}, {"y": [1, 2, 8, 15]}
+    shapes = {"x": [1, 2, 4, 5]}, {"y": [1, 2, 8, 9]}
     onnx.save(make_model(nodes, *shapes, constants, opset=9), str(path))
     network = load_network(path, {})
-    assert network.outputs[0].shape == (1, 2, 8, 15)
-    assert [int(d) for d in network.module["main"].ret_ty.shape] == [1, 2, 8, 15]
+    assert network.outputs[0].shape == (1, 2, 8, 9)
+    assert any(d.transform == "Modernize" and d.applied for d in network.decisions)
+    result = tvm_iovt.compile(path, output=tmp_path / "b.iovt")
+    assert result.manifest.deployments[0].discrepancy is not None
+
+
+def test_modern_opsets_are_left_alone(small_model: Path) -> None:
+    decisions = load_network(small_model, {}).decisions
+    assert not any(d.transform == "Modernize" for d in decisions)

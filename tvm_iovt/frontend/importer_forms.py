@@ -6,8 +6,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tvm_iovt.frontend.onnx_model import opset_version
+from tvm_iovt.types import Decision
+
 if TYPE_CHECKING:
     import onnx
+
+
+# Below this opset, what are inputs now were attributes (Slice, Clip, Upsample...); the importer
+# reads few of the old forms.
+MODERN_OPSET = 11
+CONVERTED_OPSET = 13
+
+
+def modernize(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
+    """The model in a newer opset if its own is too old for the importer.
+
+    A model that ONNX's converter cannot convert is returned as it was, with a decision that says
+    so: it may still import.
+    """
+    import onnx
+
+    opset = opset_version(model)
+    if opset >= MODERN_OPSET:
+        return model, ()
+    try:
+        converted = onnx.version_converter.convert_version(model, CONVERTED_OPSET)
+        onnx.checker.check_model(converted)
+    except Exception as error:  # the converter raises plain RuntimeErrors and assertions
+        reason = f"opset {opset} could not be converted ({str(error).strip()[:120]})"
+        return model, (_decision(applied=False, reason=reason),)
+    return converted, (_decision(applied=True, reason=f"opset {opset} to {CONVERTED_OPSET}"),)
+
+
+def _decision(*, applied: bool, reason: str) -> Decision:
+    return Decision(transform="Modernize", subject="graph", applied=applied, reason=reason)
 
 
 def adapt_to_importer(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -15,24 +48,15 @@ def adapt_to_importer(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Resize (opset 11 and 12): exporters write an empty tensor where there is no `roi`, `scales` or
     `sizes`; the importer knows absent inputs only.
-
-    Upsample (opset 9): the scales are an input; the importer reads the attribute of opset 7.
     """
     import onnx
-    from onnx import numpy_helper
 
     adapted = onnx.ModelProto()
     adapted.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in adapted.graph.initializer}
     for node in adapted.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            continue
-        if node.op_type == "Resize":
+        if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
             _drop_empty_inputs(node, constants)
-        elif node.op_type == "Upsample" and len(node.input) == 2 and node.input[1] in constants:
-            scales = numpy_helper.to_array(constants[node.input[1]])
-            node.attribute.append(onnx.helper.make_attribute("scales", scales.tolist()))
-            del node.input[1:]
     return adapted
 
 

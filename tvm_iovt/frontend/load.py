@@ -52,6 +52,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     from tvm_iovt import images
     from tvm_iovt.frontend.batch_norm import normalize_batch_norms
     from tvm_iovt.frontend.costs import operator_costs
+    from tvm_iovt.frontend.importer_forms import modernize
     from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, sha256, tensor_spec
     from tvm_iovt.frontend.operators import refuse_unsupported
     from tvm_iovt.frontend.reference import OnnxReference
@@ -65,7 +66,9 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     static = fix_shapes(original, input_shapes)
     decisions += normalize_batch_norms(static)
     static = onnx.shape_inference.infer_shapes(static, data_prop=True)
-    slim, notes = simplify(static)
+    modern, notes = modernize(static)
+    decisions += notes
+    slim, notes = simplify(modern)
     decisions += notes
     slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     try:
