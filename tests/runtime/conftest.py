@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from tvm_iovt import bundle
+from tvm_iovt.build.link import find_linker
 from tvm_iovt.discrepancy import compare
+from tvm_iovt.errors import ToolchainError
 from tvm_iovt.types import (
     CpuSpec,
     Deployment,
@@ -106,13 +108,11 @@ def compile_halves(arch: str, first: Path, second: Path) -> None:
 def _export(module: Any, arch: str, out: Path) -> None:
     import tvm
     from tvm import relax
-    from tvm.support import cc
 
     spec = cpu(arch)
     options = {"kind": "llvm", "mtriple": spec.triple, "mcpu": spec.mcpu}
     executable = relax.build(module, tvm.target.Target(options))
-    linker = "g++" if arch == platform.machine() else f"{spec.triple}-g++"
-    executable.export_library(str(out), fcompile=cc.cross_compiler(linker))
+    executable.export_library(str(out), fcompile=find_linker(spec).fcompile())
 
 
 def write_bundle(destination: Path, libraries: dict[str, Path]) -> Path:
@@ -185,8 +185,10 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def arm_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which("aarch64-linux-gnu-g++"):
-        pytest.skip("needs aarch64-linux-gnu-g++ (apt-get install g++-aarch64-linux-gnu)")
+    try:
+        find_linker(cpu(ARM))
+    except ToolchainError as error:
+        pytest.skip(f"{error.what}: {error.do}")
     out = tmp_path_factory.mktemp("arm") / "network.so"
     compile_network(ARM, out)
     return out

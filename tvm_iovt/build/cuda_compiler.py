@@ -157,7 +157,8 @@ def find_compiler(arch: str = "", *, prefer: str = "") -> CudaCompiler:
     if not installed:
         raise ToolchainError(
             "No CUDA compiler on this machine",
-            seen=f"neither nvcc (PATH, CUDA_HOME, /usr/local/cuda) nor NVRTC ({nvrtc_state()})"
+            seen="neither nvcc with gcc (PATH, CUDA_HOME, /usr/local/cuda) nor NVRTC "
+            f"({nvrtc_state()})"
             if not prefer
             else f"{prefer} was asked for and is not installed",
             do=INSTALL,
@@ -173,8 +174,11 @@ def find_compiler(arch: str = "", *, prefer: str = "") -> CudaCompiler:
 
 
 def compilers() -> tuple[CudaCompiler, ...]:
-    """The CUDA compilers that this machine has and that answer, nvcc first."""
-    path = _nvcc_path()
+    """The CUDA compilers that this machine has and that answer, nvcc first.
+
+    nvcc calls gcc even to compile device code alone, and does not count without it.
+    """
+    path = _nvcc_path() if shutil.which("gcc") else ""
     found = (_nvcc_compiler(path) if path else None, _nvrtc_compiler())
     return tuple(compiler for compiler in found if compiler)
 
