@@ -41,6 +41,9 @@ Array = npt.NDArray[Any]
 # float32 represents every whole number up to here.
 EXACT_SUM = 2**24
 
+# Other types (float8, 4-bit) are no whole numbers, or come packed.
+WHOLE_TYPES = ("int8", "uint8", "int16", "uint16", "int32")
+
 
 @tvm.transform.module_pass(opt_level=0, name="DequantizeAfterConv")
 class DequantizeAfterConv:
@@ -99,7 +102,7 @@ class _Rewriter(Rewriter):
         per_channel = (-1, 1, 1, 1)
         whole = weights - weight.zero_point.astype(np.float64).reshape(per_channel)
         if data.scale.size != 1 or data.zero_point.size != 1:
-            raise _RefusedError("the input has a scale for each channel")
+            raise _RefusedError("the input has several scales")
         in_scale = np.float32(data.scale.reshape(()))
         offset = float(data.zero_point.reshape(()))
         # float32 throughout, as integer runtimes compute the multiplier.
@@ -148,11 +151,18 @@ class _Rewriter(Rewriter):
         call = self.bound(expr)
         if not is_call(call, "relax.dequantize"):
             raise _RefusedError(f"the {role} is not quantized")
-        return _Dequantized(
+        dtype = str(call.args[0].ty.dtype)
+        if dtype not in WHOLE_TYPES:
+            raise _RefusedError(f"the {role} is quantized to {dtype}")
+        found = _Dequantized(
             call.args[0],
             _constant(call.args[1], f"{role} scale"),
             _constant(call.args[2], f"{role} zero point"),
         )
+        # One entry a channel means an output channel only along the first axis.
+        if max(found.scale.size, found.zero_point.size) > 1 and int(call.attrs.axis) != 0:
+            raise _RefusedError(f"the {role} has scales along axis {int(call.attrs.axis)}")
+        return found
 
     def _strip_relu(self, value: Any) -> tuple[Any, bool]:
         call = self.bound_once(value)
@@ -182,6 +192,6 @@ def _float(value: Array | float) -> Any:
 
 def _largest_sum(whole: Array, dtype: str, offset: float) -> float:
     """The largest magnitude that the accumulated products of one output can reach."""
-    limits = np.iinfo(str(dtype))
+    limits = np.iinfo(dtype)
     largest_input = max(abs(limits.min - offset), abs(limits.max - offset))
     return float(np.abs(whole).sum(axis=(1, 2, 3)).max() * largest_input)

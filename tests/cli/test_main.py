@@ -84,6 +84,20 @@ def test_interrupt_hidden_in_another_error_is_found(outcome) -> None:
     assert outcome(error)[0] == 130
 
 
+def leaves(command: click.Command) -> list[click.Command]:
+    if not isinstance(command, click.Group):
+        return [command]
+    ctx = click.Context(command)
+    found = [command.get_command(ctx, name) for name in command.list_commands(ctx)]
+    return [leaf for child in found if child is not None for leaf in leaves(child)]
+
+
+@pytest.mark.parametrize("command", leaves(main.cli), ids=lambda c: str(c.name))
+def test_every_verb_takes_the_common_flags(command: click.Command) -> None:
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert {"--json", "-v", "--config"} <= flags
+
+
 def test_unknown_verb_is_a_usage_error() -> None:
     assert main.run(["translate"]) == 2
 

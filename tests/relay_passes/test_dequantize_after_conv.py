@@ -191,6 +191,24 @@ def test_bias_of_another_scale_is_refused(make_model) -> None:
     assert "bias has another scale" in refused(quantized_conv(make_model, bias_factor=2.0))
 
 
+def test_weight_scales_along_another_axis_are_refused(make_model) -> None:
+    # As many input as output channels: the wrong axis would fit, and compute something else.
+    model = quantized_conv(make_model, channels=12, outputs=12)
+    weight = next(n for n in model.graph.node if n.output[0] == "wf")
+    weight.attribute[0].i = 1
+    assert "weight has scales along axis 1" in refused(model)
+
+
+def test_input_scales_for_each_channel_are_refused(make_model) -> None:
+    model = quantized_conv(make_model)
+    for name, value in (("sxc", np.full(8, 0.03, np.float32)), ("zxc", np.zeros(8, np.int8))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    for node in model.graph.node[:2]:
+        node.input[1:] = ["sxc", "zxc"]
+        node.attribute.append(helper.make_attribute("axis", 1))
+    assert "input has scales along axis 1" in refused(model)
+
+
 def test_float_weight_is_refused(make_model) -> None:
     model = quantized_conv(make_model)
     weights = np.ones((12, 8, 3, 3), np.float32)

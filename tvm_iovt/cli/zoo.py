@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tvm_iovt.cli.options import json_option, print_json
+from tvm_iovt.cli.options import common_options, print_json
 
 
 @click.group("zoo")
@@ -15,8 +15,8 @@ def zoo() -> None:
 
 
 @zoo.command("list")
-@json_option
-def list_command(as_json: bool) -> None:
+@common_options
+def list_command(as_json: bool, verbosity: int) -> None:
     """List the networks, where their weights come from, and what they need to be installed."""
     from tvm_iovt.types import to_json
     from tvm_iovt.zoo import ENTRIES
@@ -48,8 +48,8 @@ def list_command(as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The ONNX file to write; by default NAME.onnx in the current folder.",
 )
-@json_option
-def export_command(name: str, output: Path | None, as_json: bool) -> None:
+@common_options
+def export_command(name: str, output: Path | None, as_json: bool, verbosity: int) -> None:
     """Write the network NAME as ONNX, with its preprocessing and class names inside.
 
     Then: tvm-iovt compile NAME.onnx
