@@ -89,7 +89,7 @@ def test_data_dependent_output_shape_is_refused(make_model, tmp_path: Path) -> N
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     path = tmp_path / "model.onnx"
     onnx.save(model, str(path))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="not known before the network runs"):
         load_network(path, {})
 
 
