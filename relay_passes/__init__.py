@@ -1,13 +1,26 @@
 """Relax passes for vision networks, one a file, each usable on its own in any TVM program.
 
 >>> import relay_passes
->>> mod = relay_passes.RestoreClip()(mod)
+>>> mod = relay_passes.FuseParallelConvs()(mod)
 
 The folder is named for Relay, which left TVM in 0.20; the passes are written for its successor.
 """
 
 from relay_passes.dequantize_after_conv import DequantizeAfterConv
-from relay_passes.pipeline import cleanup_passes
+from relay_passes.fuse_batch_norm import FuseBatchNorm
+from relay_passes.fuse_parallel_convs import FuseParallelConvs
+from relay_passes.fuse_sequential_convs import FuseSequentialConvs
+from relay_passes.pipeline import cleanup_passes, fusion_passes
+from relay_passes.reparameterize import Reparameterize
 from relay_passes.restore_clip import RestoreClip
 
-__all__ = ["DequantizeAfterConv", "RestoreClip", "cleanup_passes"]
+__all__ = [
+    "DequantizeAfterConv",
+    "FuseBatchNorm",
+    "FuseParallelConvs",
+    "FuseSequentialConvs",
+    "Reparameterize",
+    "RestoreClip",
+    "cleanup_passes",
+    "fusion_passes",
+]

@@ -34,9 +34,13 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
         """The module with every Relax function rewritten and dead code removed."""
         for global_var, function in self.mod.functions.items():
             if isinstance(function, relax.Function):
-                self._uses = _count_uses(function)
+                self.enter(function)
                 self.builder_.update_func(global_var, self.visit_expr(function))
         return relax.transform.DeadCodeElimination()(self.builder_.get())
+
+    def enter(self, function: Any) -> None:
+        """Look at a function before its bindings are visited."""
+        self._uses = _count_uses(function)
 
     def bound(self, value: Any) -> Any:
         """What a variable is bound to; any other expression is itself."""
@@ -47,9 +51,15 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
 
         Rewriting an operator that others read too would compute it twice.
         """
-        if isinstance(value, relax.Var) and self._uses.get(value, 0) > 1:
-            return None
-        return self.bound(value)
+        return None if self.uses(value) > 1 else self.bound(value)
+
+    def uses(self, value: Any) -> int:
+        """How many expressions read a variable; being the function's result counts as one."""
+        return self._uses.get(value, 1) if isinstance(value, relax.Var) else 1
+
+    def constant_uses(self, constant: Any) -> int:
+        """How many expressions read a constant."""
+        return self._uses.get(constant, 1)
 
     def decide(self, subject: str, *, applied: bool, reason: str) -> None:
         """Report a rewrite made or refused."""
@@ -67,11 +77,22 @@ def is_call(expr: Any, op: str) -> bool:
 def _count_uses(function: Any) -> dict[Any, int]:
     uses: dict[Any, int] = {}
 
+    def count(value: Any) -> None:
+        if isinstance(value, (relax.Var, tvm.ir.GenericConst)):
+            uses[value] = uses.get(value, 0) + 1
+
     def visit(expr: Any) -> None:
-        arguments = expr.args if isinstance(expr, relax.Call) else getattr(expr, "fields", ())
-        for argument in arguments:
-            if isinstance(argument, relax.Var):
-                uses[argument] = uses.get(argument, 0) + 1
+        if isinstance(expr, relax.TupleGetItem):
+            count(expr.tuple_value)
+        elif isinstance(expr, relax.SeqExpr):
+            count(expr.body)
+        else:
+            for argument in expr.args if isinstance(expr, relax.Call) else _fields(expr):
+                count(argument)
 
     relax.analysis.post_order_visit(function, visit)
     return uses
+
+
+def _fields(expr: Any) -> Any:
+    return expr.fields if isinstance(expr, relax.Tuple) else ()

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tvm_iovt import bundle, host_cpu, targets
 from tvm_iovt._version import __version__
 from tvm_iovt.discrepancy import compare
-from tvm_iovt.errors import BundleError, IovtError, NumericsError
+from tvm_iovt.errors import BundleError, IovtError, NumericsError, UsageError
+from tvm_iovt.roofline import assumed_ceilings
 from tvm_iovt.types import (
     Decision,
     Deployment,
@@ -57,6 +58,8 @@ TOLERANCES = {
 
 WARMUP, REPEAT = 5, 30
 
+FUSE_MODES = ("always", "auto", "never")
+
 REPORT = "report.html"
 _FULL_BYTES = 64 * 1024
 
@@ -79,6 +82,8 @@ class CompileOptions:
         preprocess: Name of an image preset, over what the model's file says.
         cross_compiler: Linker command for targets of another CPU architecture, over those that
             are found.
+        fuse: Which operators with constant weights become one: `always` (whatever is exact),
+            `auto` (what saves time by the target's roofline) or `never`.
     """
 
     targets: str = "host"
@@ -93,6 +98,7 @@ class CompileOptions:
     sample: Path | None = None
     preprocess: str = ""
     cross_compiler: str = ""
+    fuse: str = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +125,10 @@ def compile_model(
     Raises:
         IovtError: One of its subclasses, each with its exit code.
     """
+    if options.fuse not in FUSE_MODES:
+        raise UsageError(
+            f"There is no fusion mode {options.fuse!r}", do=f"use one of: {', '.join(FUSE_MODES)}"
+        )
     specs = targets.load_all(options.targets)
     destination = options.output or Path(f"{model.stem}.iovt")
     if destination.exists() and not options.overwrite:
@@ -143,7 +153,7 @@ def compile_model(
 
     failed: Deployment | None = None
     with bundle.staging(destination, overwrite=options.overwrite) as folder:
-        deployments, decisions = _build_all(network, specs, linkers, folder, progress)
+        deployments, decisions = _build_all(network, specs, linkers, folder, options, progress)
         bundle.save_sample(folder, inputs, expected)
         manifest = _manifest(network, deployments, decisions, preprocess, options, folder)
         manifest = _write(folder, manifest)
@@ -213,18 +223,18 @@ def _build_all(
     specs: tuple[TargetSpec, ...],
     linkers: Mapping[str, Linker],
     folder: Path,
+    options: CompileOptions,
     progress: Progress,
 ) -> tuple[tuple[Deployment, ...], tuple[Decision, ...]]:
-    import relay_passes
-    from tvm_iovt import _tvm
     from tvm_iovt.build.stage import build_stage
 
     decisions = list(network.decisions)
-    cleanup = _tvm.tvm.transform.Sequential(relay_passes.cleanup_passes(decisions.append))
-    module = cleanup(network.module)
     deployments = []
     for number, spec in enumerate(specs, start=1):
         progress(f"building for {spec.name} ({number} of {len(specs)})")
+        module, made = _passes(network, spec, options)
+        # What is decided alike for several targets is told once.
+        decisions += [decision for decision in made if decision not in decisions]
         file = f"stage0.{_file_part(spec.name)}.so"
         with _full_disk_is_ours(folder / file):
             notes, parameters = build_stage(module, spec, linkers[spec.name], folder / file)
@@ -239,6 +249,22 @@ def _build_all(
         )
         deployments.append(_whole_network(network, spec, library))
     return tuple(deployments), tuple(decisions)
+
+
+def _passes(
+    network: Network, spec: TargetSpec, options: CompileOptions
+) -> tuple[Any, tuple[Decision, ...]]:
+    """The network's module after the graph passes for a target, and what they decided."""
+    import relay_passes
+    from tvm_iovt import _tvm
+
+    decisions: list[Decision] = []
+    passes = list(relay_passes.cleanup_passes(decisions.append))
+    if options.fuse != "never":
+        time = assumed_ceilings(spec).time_s if options.fuse == "auto" else None
+        passes = [*relay_passes.fusion_passes(decisions.append, time), *passes]
+    module = _tvm.tvm.transform.Sequential(passes)(network.module)
+    return module, tuple(decisions)
 
 
 def _whole_network(network: Network, spec: TargetSpec, library: Library) -> Deployment:

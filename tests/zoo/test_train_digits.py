@@ -8,7 +8,7 @@ from tvm_iovt.images import read_metadata
 
 pytest.importorskip("torch")
 
-from tvm_iovt.zoo.mnist import FILES
+from tvm_iovt.datasets.mnist import FILES
 from tvm_iovt.zoo.train_digits import SHIFT_PIXELS, _shift, accuracy, main, train
 
 

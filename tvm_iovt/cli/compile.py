@@ -15,6 +15,13 @@ from tvm_iovt.cli.options import common_options, input_shape_option, print_json
 @click.option("--targets", default="host", show_default=True, help="Comma-separated: host,arm.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL.iovt here.")
 @input_shape_option
+@click.option(
+    "--fuse",
+    type=click.Choice(["always", "auto", "never"]),
+    default="auto",
+    show_default=True,
+    help="Fold branches, batch norms and sequences: all that is exact, what saves time, or none.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--verify/--no-verify", default=True, help="Compare with the reference (default).")
 @click.option("--keep", is_flag=True, help="Keep a bundle whose comparison failed (still exit 6).")
@@ -34,6 +41,7 @@ def compile_command(
     targets: str,
     output: Path | None,
     input_shapes: tuple[str, ...],
+    fuse: str,
     overwrite: bool,
     verify: bool,
     keep: bool,
@@ -71,6 +79,7 @@ def compile_command(
         sample=sample,
         preprocess=preprocess,
         cross_compiler=cross_compiler,
+        fuse=fuse,
     )
     with steps() as progress:
         result = compile_model(model, options, progress=progress)

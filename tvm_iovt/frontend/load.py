@@ -54,6 +54,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     from tvm_iovt.frontend.costs import operator_costs
     from tvm_iovt.frontend.importer_forms import modernize
     from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, sha256, tensor_spec
+    from tvm_iovt.frontend.operator_names import name_operators
     from tvm_iovt.frontend.operators import refuse_unsupported
     from tvm_iovt.frontend.reference import OnnxReference
     from tvm_iovt.frontend.shapes import fix_shapes, refuse_contradictions
@@ -72,7 +73,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     decisions += notes
     slim = onnx.shape_inference.infer_shapes(slim, data_prop=True)
     try:
-        module = import_onnx(slim, path.name)
+        module = name_operators(import_onnx(slim, path.name), slim)
     except ModelError:
         refuse_contradictions(static, path.name)
         raise

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
 
 MAX_ROUNDS = 8
 
+# Arithmetic on weights is left to our own passes: float64, at any distance, and with a reason for
+# whatever stays as it is.
+_WEIGHT_FUSIONS = (
+    "FusionConvAdd",
+    "FusionConvBN",
+    "FusionConvMul",
+    "FusionConvTransposeAdd",
+    "FusionConvTransposeBN",
+    "FusionConvTransposeMul",
+    "FusionGemmAdd",
+    "FusionGemmMul",
+)
+
 
 def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, ...]]:
     """The model with constants folded and shape arithmetic gone, input and output names kept.
@@ -21,7 +34,6 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, .
     it may still import.
     """
     import onnx
-    import onnxslim
 
     before = len(model.graph.node)
     names = _interface(model)
@@ -30,12 +42,12 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, .
     try:
         # onnxslim prints its progress; stdout belongs to --json.
         with contextlib.redirect_stdout(io.StringIO()):
-            slim = onnxslim.slim(copy, model_check=False)
+            slim = _slim(copy)
             # What one round folds lets the next see more: shape arithmetic of transformers takes
             # several. The rounds end by themselves; the bound is against a simplifier's bug.
             for _ in range(MAX_ROUNDS):
                 nodes = len(slim.graph.node)
-                slim = onnxslim.slim(slim, model_check=False)
+                slim = _slim(slim)
                 if len(slim.graph.node) >= nodes:
                     break
     except Exception as error:  # third-party pattern code: anything may come out of it
@@ -46,6 +58,12 @@ def simplify(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Decision, .
         return model, (_decision(applied=False, reason=reason),)
     after = len(slim.graph.node)
     return slim, (_decision(applied=True, reason=f"{before} nodes to {after}"),)
+
+
+def _slim(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxslim
+
+    return onnxslim.slim(model, model_check=False, skip_fusion_patterns=list(_WEIGHT_FUSIONS))
 
 
 def _decision(*, applied: bool, reason: str) -> Decision:

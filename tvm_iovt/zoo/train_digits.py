@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from tvm_iovt.datasets.mnist import read_split
 from tvm_iovt.errors import IovtError
 from tvm_iovt.images import preset
 from tvm_iovt.zoo.catalogue import find
 from tvm_iovt.zoo.digits import INPUT_SHAPE, DigitClassifier
-from tvm_iovt.zoo.mnist import read_split
 from tvm_iovt.zoo.torch_to_onnx import write_onnx
 
 SHIFT_PIXELS = 2

@@ -1,11 +1,15 @@
+from __future__ import annotations
+
 import gzip
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from tvm_iovt.datasets import mnist
+from tvm_iovt.datasets.mnist import FILES, has_mnist, read_idx, read_split
 from tvm_iovt.errors import UsageError
-from tvm_iovt.zoo.mnist import FILES, read_idx, read_split
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -39,6 +43,12 @@ def test_idx_round_trip(tmp_path, compress):
         (b"\x00\x00\x08\x02\xff\xff\xff\xff\xff\xff\xff\xff", "as many elements"),
         (gzip.compress(idx(_images()))[:-12], "Cannot read"),
         (b"\x1f\x8bnot really gzip", "Cannot read"),
+        (gzip.compress(idx(_images()))[:-8] + bytes(8), "Cannot read"),  # checksum
+        (gzip.compress(idx(_images()) + b"\x00"), "as many elements"),
+        (gzip.compress(idx(_images())[:-1]), "as many elements"),
+        (idx(_images(0)), "is empty"),
+        (idx(np.zeros((3, 0, 4), np.uint8)), "is empty"),
+        (bytes((0, 0, 8, 33)) + b"\x00\x00\x00\x01" * 33 + b"\x07", "too many axes"),
     ],
 )
 def test_broken_idx(tmp_path, content, message):
@@ -62,6 +72,46 @@ def test_read_split(tmp_path, below, suffix):
     np.testing.assert_array_equal(found[1], labels)
     with pytest.raises(UsageError, match="train-images-idx3-ubyte"):
         read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_header_cannot_make_it_allocate(tmp_path, compress):
+    path = tmp_path / "forged"
+    path.write_bytes(compress(bytes((0, 0, 8, 1)) + struct.pack(">I", 2**31 - 1) + bytes(100)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="as many elements"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_too_large_for_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "MAX_BYTES", 59)
+    path = tmp_path / "large"
+    path.write_bytes(idx(_images(3)))
+    with pytest.raises(UsageError, match="too large"):
+        read_idx(path)
+    path.write_bytes(idx(_images(2)))
+    assert read_idx(path).shape == (2, 5, 4)
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+    with pytest.raises(UsageError, match="Cannot read"):
+        read_idx(tmp_path)
+
+
+def test_unknown_split(tmp_path):
+    with pytest.raises(UsageError, match="no split 'val'"):
+        read_split(tmp_path, "val")
+
+
+def test_has_mnist(tmp_path):
+    assert not has_mnist(tmp_path)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / (FILES["test"][1] + ".gz")).touch()
+    assert has_mnist(tmp_path)
 
 
 def test_images_and_labels_must_match(tmp_path):
