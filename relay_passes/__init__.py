@@ -7,6 +7,7 @@ The folder is named for Relay, which left TVM in 0.20; the passes are written fo
 """
 
 from relay_passes.dequantize_after_conv import DequantizeAfterConv
+from relay_passes.fold_clip import FoldClip
 from relay_passes.fuse_batch_norm import FuseBatchNorm
 from relay_passes.fuse_parallel_convs import FuseParallelConvs
 from relay_passes.fuse_sequential_convs import FuseSequentialConvs
@@ -16,6 +17,7 @@ from relay_passes.restore_clip import RestoreClip
 
 __all__ = [
     "DequantizeAfterConv",
+    "FoldClip",
     "FuseBatchNorm",
     "FuseParallelConvs",
     "FuseSequentialConvs",

@@ -10,6 +10,7 @@ from tvm.relax.expr_functor import mutator
 
 from relay_passes.relax_graph import LAYOUTS, RelaxGraph
 from relay_passes.rewriter import OnDecision, Rewriter, is_call
+from relay_passes.write_fusion import write_fusion
 from tvm_iovt.fusion.convolution import InexactError
 from tvm_iovt.fusion.linear_graph import LinearGraph
 from tvm_iovt.fusion.rules import Fusion, Outcome, Refusal
@@ -73,7 +74,7 @@ class _FusionRewriter(Rewriter):
                 self.decide(one.subject, applied=False, reason=one.reason)
                 continue
             try:
-                expr = self._graph.write(one, self._emit_as(one.carrier.name))
+                expr = write_fusion(self._graph, one, self._emit_as(one.carrier.name))
             except InexactError as error:
                 self.decide(one.subject, applied=False, reason=str(error))
                 continue

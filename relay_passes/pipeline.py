@@ -7,6 +7,7 @@ from typing import Any
 from tvm import relax
 
 from relay_passes.dequantize_after_conv import DequantizeAfterConv
+from relay_passes.fold_clip import FoldClip
 from relay_passes.reparameterize import Reparameterize
 from relay_passes.restore_clip import RestoreClip
 from relay_passes.rewriter import OnDecision
@@ -41,6 +42,8 @@ def cleanup_passes(on_decision: OnDecision | None = None) -> tuple[Any, ...]:
     return (
         # Importer idioms back to single operators.
         RestoreClip(on_decision),
+        # Chains of clips, which those make visible.
+        FoldClip(on_decision),
         # Quantized arithmetic as integer kernels do it, while its constants are still in sight.
         DequantizeAfterConv(on_decision),
         # What the rewrites left behind.

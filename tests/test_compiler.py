@@ -7,14 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import tvm_iovt
 from tvm_iovt import bundle, compiler, runtime
 from tvm_iovt.build.elf import elf_machine
-from tvm_iovt.errors import BundleError, IovtError, NumericsError, TargetError, ToolchainError
+from tvm_iovt.errors import (
+    BundleError,
+    IovtError,
+    NumericsError,
+    TargetError,
+    ToolchainError,
+    UsageError,
+)
 from tvm_iovt.frontend import reference
 
 
@@ -269,3 +279,35 @@ def test_other_architecture_is_refused(compiled: compiler.Compilation) -> None:
     with pytest.raises(IovtError, match="aarch64") as caught:
         runtime.load(compiled.path, target="arm")
     assert caught.value.exit_code == 8
+
+
+def test_a_bundle_compiled_again_in_its_place_is_the_new_one(
+    make_model: Any, tmp_path: Path
+) -> None:
+    # The dynamic loader knows libraries by their path.
+    x = np.ones((1, 4), np.float32)
+    for factor in (2.0, 3.0):
+        node = helper.make_node("Mul", ["x", "f"], ["y"])
+        model = tmp_path / "scale.onnx"
+        onnx.save(
+            make_model([node], {"x": [1, 4]}, {"y": [1, 4]}, {"f": np.float32(factor)}), model
+        )
+        found = tvm_iovt.compile(model, output=tmp_path / "scale.iovt", overwrite=True)
+        loaded = tvm_iovt.load(found.path)
+        np.testing.assert_array_equal(loaded.run({"x": x})["y"], x * factor)
+
+
+@pytest.mark.parametrize("fuse", ["always", "auto", "never"])
+def test_branches_are_folded_as_asked(fuse: str, tmp_path: Path) -> None:
+    digits = Path(tvm_iovt.__file__).parent / "zoo" / "digits.onnx"
+    manifest = tvm_iovt.compile(digits, output=tmp_path / "digits.iovt", fuse=fuse).manifest
+    folded = [d for d in manifest.decisions if d.transform == "FuseParallelConvs" and d.applied]
+    assert len(folded) == (0 if fuse == "never" else 5)
+    if folded:
+        assert "conv3x3" in folded[0].subject, "decisions name the model's nodes"
+    assert all(d.discrepancy is not None and d.discrepancy.passed for d in manifest.deployments)
+
+
+def test_an_unknown_fusion_mode_is_refused(small_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="always, auto, never"):
+        tvm_iovt.compile(small_model, output=tmp_path / "x.iovt", fuse="sometimes")

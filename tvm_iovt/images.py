@@ -320,7 +320,7 @@ def _open(path: Path, preprocess: Preprocess) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UsageError(f"{path} is not an image", do="give a JPEG, PNG or similar") from error
     # Pillow's decoders raise these on truncated or broken files.
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
         raise UsageError(f"Cannot read the image {path}", seen=str(error)) from error
 
 

@@ -194,13 +194,7 @@ def compose(first: Convolution, then: Convolution, middle_hw: Pair | None = None
     if pads and any(p < 0 for p in first.padding):
         raise InexactError("the second operator pads what the first has cropped")
     groups = math.gcd(first.groups, then.groups)
-    positions = [
-        [sf * tap * dt + at * df for tap in range(kt) for at in range(kf)]
-        for sf, kt, dt, kf, df in zip(
-            first.strides, then.size, then.dilation, first.size, first.dilation, strict=True
-        )
-    ]
-    dilation, size = zip(*(_grid(axis) for axis in positions), strict=True)
+    dilation, size = _composed_grid(first, then)
     kernel = np.zeros((then.out_channels, first.in_channels // groups, *size))
     inner, outer = regroup(first, groups).kernel, regroup(then, groups).kernel
     inner = inner.reshape(groups, -1, *inner.shape[1:])
@@ -233,6 +227,13 @@ def compose(first: Convolution, then: Convolution, middle_hw: Pair | None = None
     )
 
 
+def composed_kernel_size(first: Convolution, then: Convolution) -> int:
+    """Elements of the kernel that `compose` would make, without making it."""
+    _, size = _composed_grid(first, then)
+    groups = math.gcd(first.groups, then.groups)
+    return then.out_channels * (first.in_channels // groups) * math.prod(size)
+
+
 def add(operators: Sequence[Convolution]) -> Convolution:
     """The sum of operators that read one tensor and give tensors of one shape.
 
@@ -246,8 +247,9 @@ def add(operators: Sequence[Convolution]) -> Convolution:
         raise InexactError("the numbers of channels differ")
     groups = math.gcd(*(c.groups for c in operators))
     slack = [_slack(c) for c in operators]
-    if first.strides == (1, 1) and len(set(slack)) > 1:
-        raise InexactError("the branches give results of different sizes")
+    for axis in (0, 1):
+        if first.strides[axis] == 1 and len({s[axis] for s in slack}) > 1:
+            raise InexactError("the branches give results of different sizes")
     axes = [_merge_axis(operators, axis, max(s[axis] for s in slack)) for axis in (0, 1)]
     kernel = np.zeros((first.out_channels, first.in_channels // groups, axes[0].taps, axes[1].taps))
     for operator in operators:
@@ -318,6 +320,17 @@ def apply(operator: Convolution, x: npt.NDArray[Any]) -> Array:
             ]
             total += np.einsum("goi,ngihw->ngohw", kernel[..., row, column], window, optimize=True)
     return np.asarray(total.reshape(x.shape[0], -1, height, width) + operator.bias)
+
+
+def _composed_grid(first: Convolution, then: Convolution) -> tuple[Pair, Pair]:
+    """Dilation and number of taps, along height and width, of one after the other."""
+    (dy, kh), (dx, kw) = (
+        _grid([sf * tap * dt + at * df for tap in range(kt) for at in range(kf)])
+        for sf, kt, dt, kf, df in zip(
+            first.strides, then.size, then.dilation, first.size, first.dilation, strict=True
+        )
+    )
+    return (dy, dx), (kh, kw)
 
 
 def _composed_bias(first: Convolution, then: Convolution, middle_hw: Pair | None) -> Array:

@@ -10,7 +10,15 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tvm_iovt.fusion.convolution import Convolution, InexactError, Pair, add, identity, negate
+from tvm_iovt.fusion.convolution import (
+    Convolution,
+    InexactError,
+    Pair,
+    add,
+    composed_kernel_size,
+    identity,
+    negate,
+)
 from tvm_iovt.fusion.linear_graph import (
     AFFINE,
     CARRIERS,
@@ -32,6 +40,9 @@ OperatorTime = Callable[[int, int], float]
 # How far the search for a branch's origin goes on behind an operator that is not linear, to tell a
 # near miss from an unrelated sum.
 _NEAR_MISS_STEPS = 16
+
+# What a merged branch can be written as.
+_MERGEABLE = frozenset({"conv2d", "dense"})
 
 # Stands for an unknown image size in the comparison of costs.
 _NOMINAL_HW = (32, 32)
@@ -174,11 +185,15 @@ def fuse_sequence(graph: LinearGraph, value: Value, time: OperatorTime | None) -
     shared = _shared_weight(graph, operators, time)
     if shared:
         return Refusal(subject=subject, reason=shared)
+    separate = _time(graph, first, time) + _time(graph, last, time)
     try:
+        # A depthwise before a pointwise convolution makes a kernel of gigabytes: estimate first.
+        fused = _composed_time(graph, first, last, time)
+        if fused > separate:
+            return Refusal(subject=subject, reason=_costs_more(fused, separate))
         total = add([composed(graph, operators)])
     except InexactError as error:
         return Refusal(subject=subject, reason=str(error))
-    separate = _time(graph, first, time) + _time(graph, last, time)
     fused = _fused_time(graph, total, last, time)
     if fused > separate:
         return Refusal(subject=subject, reason=_costs_more(fused, separate))
@@ -261,16 +276,16 @@ class _Branch:
         return self.chain.operators[: self.sources().index(source)]
 
     def has_conv(self, source: Value) -> bool:
-        return any(operator.kind == "conv2d" for operator in self.operators(source))
+        return any(operator.kind in _MERGEABLE for operator in self.operators(source))
 
     @property
     def convolves(self) -> bool:
         """Whether the branch itself is a convolution, for all that can be said."""
-        return any(operator.kind == "conv2d" for operator in self.chain.operators)
+        return any(operator.kind in _MERGEABLE for operator in self.chain.operators)
 
     def name(self, source: Value) -> str:
         operators = self.operators(source)
-        spatial = [o.name for o in reversed(operators) if o.kind in SPATIAL]
+        spatial = [o.name for o in reversed(operators) if o.kind in SPATIAL | _MERGEABLE]
         return " > ".join(spatial) or (operators[0].name if operators else "identity")
 
 
@@ -372,7 +387,7 @@ def _fusible(members: list[_Branch], source: Value) -> bool:
 def _sum_fusion(members: list[_Branch], source: Value, branches: list[_Branch]) -> Fusion:
     merged = add([b.convolution for b in members if b.convolution is not None])
     operators = tuple(itertools.chain.from_iterable(b.operators(source) for b in members))
-    convolutions = [operator for operator in operators if operator.kind == "conv2d"]
+    convolutions = [operator for operator in operators if operator.kind in _MERGEABLE]
     # The largest kernel is the one that the others are added to.
     carrier = max(convolutions, key=lambda o: o.convolution().kernel.shape[2:])
     return Fusion(
@@ -461,7 +476,7 @@ def _shared_weight(
 def _branch_time(graph: LinearGraph, branch: _Branch, source: Value, time: OperatorTime) -> float:
     """A branch on its own; the addition of its result is one more pass over that."""
     operators = branch.operators(source)
-    spatial = sum(_time(graph, o, time) for o in operators if o.kind in SPATIAL)
+    spatial = sum(_time(graph, o, time) for o in operators)
     return spatial + _traffic_time(graph, branch.term.value, branch.convolution, time)
 
 
@@ -477,6 +492,17 @@ def _fused_time(
     if time is None:
         return 0.0
     return _operator_time(graph, fused, None, last.result, time)
+
+
+def _composed_time(
+    graph: LinearGraph, first: LinearOperator, last: LinearOperator, time: OperatorTime | None
+) -> float:
+    """Lower bound of two operators' time as one."""
+    if time is None:
+        return 0.0
+    size = composed_kernel_size(first.convolution(), last.convolution())
+    area = _area(graph.image_hw(last.result) or _NOMINAL_HW)
+    return time(2 * size * area, size * graph.element_bytes(last.result))
 
 
 def _operator_time(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +241,26 @@ class Executor:
         return outputs
 
 
+@contextlib.contextmanager
+def _new_name(file: Path) -> Iterator[Path]:
+    """A path to a library that no library was loaded from before.
+
+    The dynamic loader knows libraries by the path that they were loaded from, and gives the old
+    one when a bundle was compiled again in its place.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="tvm-iovt-"))
+    except OSError:  # no temporary folder can be written: a board with read-only storage
+        yield file
+        return
+    try:
+        name = folder / file.name
+        name.symlink_to(file.resolve())
+        yield name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class _CompiledStage:
     """The virtual machine of one stage, and the device that it computes on."""
 
@@ -249,7 +272,8 @@ class _CompiledStage:
         self._device_type = _DEVICE_TYPES[target.kind]
         file = path / library.file.file
         try:
-            machine = ffi.load_module(str(file))["vm_load_executable"]()
+            with _new_name(file) as name:
+                machine = ffi.load_module(str(name))["vm_load_executable"]()
         except _FFI_ERRORS as error:
             raise BundleError(
                 f"{file} cannot be loaded", seen=_first_line(error), do="compile the model again"
