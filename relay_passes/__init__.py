@@ -11,9 +11,10 @@ from relay_passes.fold_clip import FoldClip
 from relay_passes.fuse_batch_norm import FuseBatchNorm
 from relay_passes.fuse_parallel_convs import FuseParallelConvs
 from relay_passes.fuse_sequential_convs import FuseSequentialConvs
-from relay_passes.pipeline import cleanup_passes, fusion_passes
+from relay_passes.pipeline import graph_passes
 from relay_passes.reparameterize import Reparameterize
 from relay_passes.restore_clip import RestoreClip
+from relay_passes.restore_pad import RestorePad
 
 __all__ = [
     "DequantizeAfterConv",
@@ -23,6 +24,6 @@ __all__ = [
     "FuseSequentialConvs",
     "Reparameterize",
     "RestoreClip",
-    "cleanup_passes",
-    "fusion_passes",
+    "RestorePad",
+    "graph_passes",
 ]

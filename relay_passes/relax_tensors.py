@@ -29,5 +29,7 @@ def rank(value: Any) -> int:
 
 
 def op_name(call: Any) -> str:
-    """Name of the called operator, e.g. `nn.conv2d`."""
+    """Name of the called operator, e.g. `nn.conv2d`; of a TIR call, that of the function."""
+    if call.op == tvm.ir.Op.get("relax.call_tir"):
+        return str(call.args[0].name_hint).rstrip("0123456789")
     return str(call.op.name).removeprefix("relax.")

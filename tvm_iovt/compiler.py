@@ -259,10 +259,8 @@ def _passes(
     from tvm_iovt import _tvm
 
     decisions: list[Decision] = []
-    passes = list(relay_passes.cleanup_passes(decisions.append))
-    if options.fuse != "never":
-        time = assumed_ceilings(spec).time_s if options.fuse == "auto" else None
-        passes = [*relay_passes.fusion_passes(decisions.append, time), *passes]
+    time = assumed_ceilings(spec).time_s if options.fuse == "auto" else None
+    passes = relay_passes.graph_passes(decisions.append, fuse=options.fuse != "never", time=time)
     module = _tvm.tvm.transform.Sequential(passes)(network.module)
     return module, tuple(decisions)
 

@@ -188,6 +188,10 @@ def compose(first: Convolution, then: Convolution, middle_hw: Pair | None = None
     """
     if then.in_channels != first.out_channels:
         raise InexactError(f"{first.out_channels} channels go into {then.in_channels}")
+    if _is_affine(then):
+        factor = then.kernel.reshape(-1, 1, 1)
+        bias = first.bias * factor + then.bias
+        return dataclasses.replace(first, kernel=first.kernel * factor[..., np.newaxis], bias=bias)
     pads = any(p > 0 for p in then.padding)
     if pads and not first.is_pointwise:
         raise InexactError("the second operator pads what the first computes from several pixels")
@@ -202,18 +206,9 @@ def compose(first: Convolution, then: Convolution, middle_hw: Pair | None = None
     for row in range(then.size[0]):
         for column in range(then.size[1]):
             product = np.einsum("gom,gmihw->goihw", outer[..., row, column], inner, optimize=True)
-            slices = [
-                slice(begin, begin + (taps - 1) * step + 1, step)
-                for begin, taps, step in (
-                    (
-                        tap * first.strides[axis] * then.dilation[axis] // dilation[axis],
-                        first.size[axis],
-                        max(first.dilation[axis] // dilation[axis], 1),
-                    )
-                    for axis, tap in enumerate((row, column))
-                )
-            ]
-            kernel[:, :, slices[0], slices[1]] += product.reshape(-1, *product.shape[2:])
+            rows = _taps_of(first, row * then.dilation[0], 0, dilation[0])
+            columns = _taps_of(first, column * then.dilation[1], 1, dilation[1])
+            kernel[:, :, rows, columns] += product.reshape(-1, *product.shape[2:])
     (sh, sw), (top, left, bottom, right) = first.strides, then.padding
     moved = (sh * top, sw * left, sh * bottom, sw * right)
     padding = tuple(p + q for p, q in zip(first.padding, moved, strict=True))
@@ -322,6 +317,13 @@ def apply(operator: Convolution, x: npt.NDArray[Any]) -> Array:
     return np.asarray(total.reshape(x.shape[0], -1, height, width) + operator.bias)
 
 
+def _is_affine(operator: Convolution) -> bool:
+    """Whether each pixel of a channel is scaled and shifted alone, wherever it is."""
+    unmoved = operator.strides == (1, 1) and operator.padding == (0, 0, 0, 0)
+    alone = operator.kernel.shape[1] == 1 and operator.in_channels == operator.out_channels
+    return operator.is_pointwise and alone and unmoved
+
+
 def _composed_grid(first: Convolution, then: Convolution) -> tuple[Pair, Pair]:
     """Dilation and number of taps, along height and width, of one after the other."""
     (dy, kh), (dx, kw) = (
@@ -331,6 +333,13 @@ def _composed_grid(first: Convolution, then: Convolution) -> tuple[Pair, Pair]:
         )
     )
     return (dy, dx), (kh, kw)
+
+
+def _taps_of(first: Convolution, moved: int, axis: int, dilation: int) -> slice:
+    """Where the taps of `first` lie in a composed kernel, for a reader `moved` pixels on."""
+    begin = moved * first.strides[axis] // dilation
+    step = max(first.dilation[axis] // dilation, 1)
+    return slice(begin, begin + (first.size[axis] - 1) * step + 1, step)
 
 
 def _composed_bias(first: Convolution, then: Convolution, middle_hw: Pair | None) -> Array:
