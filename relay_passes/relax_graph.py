@@ -51,19 +51,20 @@ class RelaxGraph:
         self._constant_uses = constant_uses
         self._visited: Any = None
         self._variable: Any = None
-        self._inner_sums: frozenset[Any] = frozenset()
+        self._readers: dict[Any, Any] = {}
 
     def enter(self, function: Any) -> None:
         """Look at a function before it is rewritten."""
-        self._inner_sums = _inner_sums(function, self._uses)
+        self._readers = _readers(function)
 
     def visit(self, expr: Any, variable: Any) -> None:
         """Make an expression known that is to be bound to a variable."""
         self._visited, self._variable = expr, variable
 
-    def feeds_sum(self, value: Any) -> bool:
-        """See `LinearGraph.feeds_sum`."""
-        return (self._variable if value is self._visited else value) in self._inner_sums
+    def reader(self, value: Any) -> Any:
+        """See `LinearGraph.reader`."""
+        variable = self._variable if value is self._visited else value
+        return self._readers.get(variable) if self._uses(variable) == 1 else None
 
     def uses(self, value: Any) -> int:
         """See `LinearGraph.uses`."""
@@ -138,10 +139,10 @@ class RelaxGraph:
             weight=weight,
         )
 
-    def blocked(self, call: Any, reason: str) -> Blocked:
+    def blocked(self, call: Any, reason: str, kind: str = "") -> Blocked:
         """Why a call ends a chain, with what it reads."""
         operands = tuple(a for a in call.args if isinstance(a, relax.Var))
-        return Blocked(reason=reason, name=op_name(call), operands=operands)
+        return Blocked(reason=reason, name=op_name(call), kind=kind, operands=operands)
 
     def name(self, value: Any) -> str:
         """Name of the variable that holds, or is going to hold, a value."""
@@ -225,15 +226,16 @@ class _Once:
         return self._result
 
 
-def _inner_sums(function: Any, uses: Callable[[Any], int]) -> frozenset[Any]:
-    """Variables whose only reader adds or subtracts them and a tensor of their shape."""
-    inner: set[Any] = set()
-
-    def visit(expr: Any) -> None:
-        if is_call(expr, "relax.add") or is_call(expr, "relax.subtract"):
-            left, right = expr.args
-            if all(isinstance(a, relax.Var) for a in expr.args) and same_shape(left, right):
-                inner.update(a for a in expr.args if uses(a) == 1)
-
-    relax.analysis.post_order_visit(function, visit)
-    return frozenset(inner)
+def _readers(function: Any) -> dict[Any, Any]:
+    """One of the variables that are computed from each variable."""
+    readers: dict[Any, Any] = {}
+    items: dict[Any, Any] = {}
+    for block in getattr(function.body, "blocks", ()):
+        for binding in block.bindings:
+            value = getattr(binding, "value", None)
+            if isinstance(value, relax.TupleGetItem) and int(value.index) == 0:
+                items[value.tuple_value] = binding.var
+            for argument in value.args if isinstance(value, relax.Call) else ():
+                readers[argument] = binding.var
+    # Of a tuple (a batch norm's), the first item is what counts.
+    return {read: items.get(reader, reader) for read, reader in readers.items()}

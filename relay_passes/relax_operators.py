@@ -83,16 +83,16 @@ def read_batch_norm(graph: RelaxGraph, value: Any, item: Any) -> LinearOperator 
         return Blocked(reason="a tuple lies between")
     axes = rank(call.args[0])
     if axes not in (2, 4):
-        return graph.blocked(call, f"the batch norm has {axes} axes")
+        return graph.blocked(call, f"the batch norm has {axes} axes", "batch_norm")
     attrs = call.attrs
     axis = int(attrs.axis) % axes
     if axis != graph.channel_axis(axes):
-        return graph.blocked(call, f"the batch norm normalises axis {axis}")
+        return graph.blocked(call, f"the batch norm normalises axis {axis}", "batch_norm")
     if bool(attrs.training):
-        return graph.blocked(call, "the batch norm is in training mode")
+        return graph.blocked(call, "the batch norm is in training mode", "batch_norm")
     parameters = [graph.constant(argument) for argument in call.args[1:5]]
     if any(parameter is None for parameter in parameters):
-        return graph.blocked(call, "the batch norm's parameters are not constants")
+        return graph.blocked(call, "the batch norm's parameters are not constants", "batch_norm")
 
     def convolution() -> Convolution:
         gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)

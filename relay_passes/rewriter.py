@@ -29,6 +29,7 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
         self._transform = transform
         self._on_decision = on_decision
         self._uses: dict[Any, int] = {}
+        self._unvisited: dict[Any, Any] = {}
 
     def rewrite_module(self) -> Any:
         """The module with every Relax function rewritten and dead code removed."""
@@ -41,10 +42,23 @@ class Rewriter(PyExprMutator):  # type: ignore[misc]  # tvm is untyped
     def enter(self, function: Any) -> None:
         """Look at a function before its bindings are visited."""
         self._uses = _count_uses(function)
+        self._unvisited = {
+            binding.var: binding.value
+            for block in getattr(function.body, "blocks", ())
+            for binding in block.bindings
+            if isinstance(binding, relax.VarBinding)
+        }
 
     def bound(self, value: Any) -> Any:
-        """What a variable is bound to; any other expression is itself."""
-        return self.lookup_binding(value) if isinstance(value, relax.Var) else value
+        """What a variable is bound to; any other expression is itself.
+
+        None for a parameter of the function. Variables that are still to be visited are bound to
+        what they were.
+        """
+        if not isinstance(value, relax.Var):
+            return value
+        found = self.lookup_binding(value)
+        return self._unvisited.get(value) if found is None else found
 
     def bound_once(self, value: Any) -> Any:
         """What a variable is bound to if only one expression reads it, else None.

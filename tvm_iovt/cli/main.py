@@ -18,6 +18,7 @@ from tvm_iovt.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IovtError
 # need not import the verbs).
 VERBS = (
     ("compile", "compile", "compile_command", "Compile a model to a verified bundle."),
+    ("fuse", "fuse", "fuse_command", "Fold what is linear in an ONNX model; write ONNX again."),
     ("run", "run", "run_command", "Run a bundle on images, arrays or a folder."),
     ("verify", "verify", "verify_command", "Check a bundle against its sample, model or data."),
     ("inspect", "inspect", "inspect", "Show what a model or a bundle contains."),

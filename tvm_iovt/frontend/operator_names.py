@@ -7,7 +7,7 @@ those nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tvm_iovt import _tvm
@@ -36,7 +36,7 @@ def name_operators(module: Any, model: onnx.ModelProto) -> Any:
         nodes = [node for node in model.graph.node if node.op_type == kind]
         made = [var for var, value in bindings if _calls(value, operator)]
         if len(nodes) == len(made):
-            names |= {var: _label(node) for var, node in zip(made, nodes, strict=True)}
+            names |= dict(zip(made, _labels(nodes), strict=True))
     # A batch norm gives a tuple; the tensor that is read from it is what has the name.
     for var, value in bindings:
         if isinstance(value, _tvm.relax.TupleGetItem) and int(value.index) == 0:
@@ -56,6 +56,15 @@ def _calls(value: Any, operator: str) -> bool:
     return isinstance(value, _tvm.relax.Call) and value.op == _tvm.tvm.ir.Op.get(operator)
 
 
+def _labels(nodes: Sequence[onnx.NodeProto]) -> list[str]:
+    """Short names that tell the nodes apart."""
+    short = [_label(node) for node in nodes]
+    return [
+        label if short.count(label) == 1 else node.name or node.output[0]
+        for label, node in zip(short, nodes, strict=True)
+    ]
+
+
 def _label(node: onnx.NodeProto) -> str:
     """`/stages/stages.0/conv/Conv` as `stages.0.conv`."""
     parts: list[str] = []
@@ -66,7 +75,7 @@ def _label(node: onnx.NodeProto) -> str:
         parts.append(part)
     if len(parts) > 1 and parts[-1].split("_")[0] == node.op_type:
         parts.pop()
-    return ".".join(parts)
+    return ".".join(parts) or node.output[0]
 
 
 def _renamed(module: Any, names: dict[Any, str]) -> Any:

@@ -197,6 +197,14 @@ def compose(first: Convolution, then: Convolution, middle_hw: Pair | None = None
         raise InexactError("the second operator pads what the first computes from several pixels")
     if pads and any(p < 0 for p in first.padding):
         raise InexactError("the second operator pads what the first has cropped")
+    if _is_affine(first):
+        factors = first.kernel.reshape(then.groups, 1, -1, 1, 1)
+        grouped = then.kernel.reshape(then.groups, -1, *then.kernel.shape[1:])
+        return dataclasses.replace(
+            then,
+            kernel=(grouped * factors).reshape(then.kernel.shape),
+            bias=_composed_bias(first, then, middle_hw),
+        )
     groups = math.gcd(first.groups, then.groups)
     dilation, size = _composed_grid(first, then)
     kernel = np.zeros((then.out_channels, first.in_channels // groups, *size))
@@ -265,6 +273,15 @@ def add(operators: Sequence[Convolution]) -> Convolution:
         dilation=(axes[0].dilation, axes[1].dilation),
         groups=groups,
     )
+
+
+def added_kernel_size(operators: Sequence[Convolution]) -> int:
+    """Elements of the kernel that `add` would make, without making it."""
+    slack = [_slack(c) for c in operators]
+    rows, columns = (_merge_axis(operators, axis, max(s[axis] for s in slack)) for axis in (0, 1))
+    groups = math.gcd(*(c.groups for c in operators))
+    first = operators[0]
+    return first.out_channels * (first.in_channels // groups) * rows.taps * columns.taps
 
 
 def negate(operator: Convolution) -> Convolution:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Protocol
 
 from tvm_iovt.fusion.convolution import Convolution, Pair, compose
@@ -56,11 +57,13 @@ class Blocked:
     Attributes:
         reason: In the user's terms, e.g. `nn.relu lies between`.
         name: Name of the operator, empty for an input of the graph.
+        kind: That of a linear operator, if the operator could be one: `batch_norm`.
         operands: What the operator reads, constants left out.
     """
 
     reason: str
     name: str = ""
+    kind: str = ""
     operands: tuple[Value, ...] = ()
 
 
@@ -86,8 +89,12 @@ class LinearGraph(Protocol):
         """The operands when the value is a sum of tensors of one shape; None if it is no sum."""
         ...
 
-    def feeds_sum(self, value: Value) -> bool:
-        """Whether a value's only reader is a sum of tensors of one shape."""
+    def reader(self, value: Value) -> Value | None:
+        """The result of the operator that alone reads a value; None if several do, or none."""
+        ...
+
+    def name(self, value: Value) -> str:
+        """What a value is called in messages."""
         ...
 
     def uses(self, value: Value) -> int:
@@ -139,6 +146,11 @@ def walk(graph: LinearGraph, value: Value) -> Chain:
             return Chain(value=value, operators=tuple(operators), blocked=found)
         operators.append(found)
         at = found.operand
+
+
+def while_affine(operators: tuple[LinearOperator, ...]) -> tuple[LinearOperator, ...]:
+    """The operators at the end of a chain that act on channels."""
+    return tuple(takewhile(lambda operator: operator.kind in AFFINE, operators))
 
 
 def composed(graph: LinearGraph, operators: tuple[LinearOperator, ...]) -> Convolution:
