@@ -6,6 +6,8 @@ import onnx
 import pytest
 
 from tvm_iovt.errors import ModelError
+from tvm_iovt.frontend import onnx_model
+from tvm_iovt.frontend.inspection import inspect_model
 from tvm_iovt.frontend.load import load_network
 from tvm_iovt.frontend.onnx_model import load_onnx
 
@@ -74,3 +76,14 @@ def test_missing_external_data(make_model, tmp_path: Path) -> None:
     )
     (tmp_path / "weights.bin").unlink()
     assert "weights.bin" in refusal(path)
+
+
+def test_models_beyond_one_message_are_refused(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Checked by its path, as in-memory checks end at the same size.
+    monkeypatch.setattr(onnx_model, "LARGEST_WEIGHTS_BYTES", 1000)
+    with pytest.raises(ModelError, match=r"small.onnx is too large"):
+        load_network(small_model, {})
+    with pytest.raises(ModelError, match=r"small.onnx is too large"):
+        inspect_model(small_model, {})

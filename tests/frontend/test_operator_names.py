@@ -113,6 +113,7 @@ def test_transposed_convs_and_pools() -> None:
         ("/a/ab/Conv", "a.ab"),
         ("node_conv2d_5", "node_conv2d_5"),
         ("", "out_of_it"),
+        ("/", "out_of_it"),
         ("a//b", "a.b"),
     ],
 )

@@ -145,14 +145,3 @@ def test_weights_that_are_too_large_go_beside(net, tmp_path, monkeypatch):
     blocker.write_text("")
     with pytest.raises(UsageError, match="Cannot write"):
         fuse_file(path, FuseOptions(output=blocker / "o.onnx", verify=False))
-
-
-def test_a_model_that_the_checker_cannot_take(saved, monkeypatch):
-    from google.protobuf.message import EncodeError
-
-    def too_large(path):
-        raise EncodeError("Failed to serialize proto")
-
-    monkeypatch.setattr(module, "load_onnx", too_large)
-    with pytest.raises(ModelError, match="too large to be checked"):
-        fuse_file(saved, FuseOptions())

@@ -76,11 +76,18 @@ def inspect_model(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) -> Mo
         ModelError: The file cannot be read, or the shapes do not fit the model.
     """
     from tvm_iovt.frontend.costs import is_unknown, operator_costs, parameter_count, totals
-    from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, opset_version, sha256
+    from tvm_iovt.frontend.onnx_model import (
+        graph_inputs,
+        load_onnx,
+        opset_version,
+        refuse_large,
+        sha256,
+    )
     from tvm_iovt.frontend.operators import unsupported_operators
     from tvm_iovt.frontend.shapes import fix_shapes, refuse_contradictions
 
     model = load_onnx(path)
+    refuse_large(model, path.name)
     if input_shapes:
         model = fix_shapes(model, input_shapes)
     costs = operator_costs(model)

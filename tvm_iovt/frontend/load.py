@@ -53,7 +53,13 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     from tvm_iovt.frontend.batch_norm import normalize_batch_norms
     from tvm_iovt.frontend.costs import operator_costs
     from tvm_iovt.frontend.importer_forms import modernize
-    from tvm_iovt.frontend.onnx_model import graph_inputs, load_onnx, sha256, tensor_spec
+    from tvm_iovt.frontend.onnx_model import (
+        graph_inputs,
+        load_onnx,
+        refuse_large,
+        sha256,
+        tensor_spec,
+    )
     from tvm_iovt.frontend.operator_names import name_operators
     from tvm_iovt.frontend.operators import refuse_unsupported
     from tvm_iovt.frontend.reference import OnnxReference
@@ -63,6 +69,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
 
     decisions: list[Decision] = []
     original = load_onnx(path)
+    refuse_large(original, path.name)
     refuse_unsupported(original, path.name)
     static = fix_shapes(original, input_shapes)
     decisions += normalize_batch_norms(static)

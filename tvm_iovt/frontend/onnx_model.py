@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 OLDEST_OPSET = 7
 
+# A serialised message ends at 2 GiB; what is not weights gets some room.
+LARGEST_WEIGHTS_BYTES = 2**31 - 2**26
+
 # Complaints of the ONNX checker that do not matter here: operators of unknown names or domains are
 # reported later, all of them and with their nodes; outputs without a shape are inferred.
 _TOLERATED = ("No Op registered", "No opset import for domain", "Field 'shape' of 'type'")
@@ -57,7 +60,9 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             do="export the model again, or use onnx.version_converter",
         )
     try:
-        onnx.checker.check_model(str(path) if size_bytes > 2**31 else model)
+        # The checker copies a model in memory, which ends at 2 GB.
+        large = weights_bytes(model) > LARGEST_WEIGHTS_BYTES
+        onnx.checker.check_model(str(path) if large else model)
     except (onnx.checker.ValidationError, ValueError) as error:
         message = str(error).strip()
         if not any(text in message for text in _TOLERATED):
@@ -72,6 +77,26 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 def opset_version(model: onnx.ModelProto) -> int:
     """Version of the default operator domain."""
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def weights_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of a model's initializers and nodes, external data included once it is loaded."""
+    return sum(part.ByteSize() for part in (*model.graph.initializer, *model.graph.node))
+
+
+def refuse_large(model: onnx.ModelProto, name: str) -> None:
+    """Stop at a model that does not fit into one message, as importing it needs.
+
+    Raises:
+        ModelError: The weights are too large.
+    """
+    size_bytes = weights_bytes(model)
+    if size_bytes > LARGEST_WEIGHTS_BYTES:
+        raise ModelError(
+            f"{name} is too large",
+            seen=f"{size_bytes / 1e9:.1f} GB of weights; the limit is 2 GB",
+            do="store the weights as float16, or cut the model in parts",
+        )
 
 
 def sha256(path: Path) -> str:

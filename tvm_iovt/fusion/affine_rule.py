@@ -49,6 +49,8 @@ def fold_affine(graph: LinearGraph, value: Value, time: OperatorTime | None) -> 
     if len(after) == len(chain.operators) or chain.operators[len(after)].kind not in CARRIERS:
         if not any(operator.kind == "batch_norm" for operator in after):
             return None
+        if _feeds_carrier(graph, value):
+            return None
         between = len(after) < len(chain.operators)
         reason = f"reads {chain.operators[len(after)].kind}" if between else chain.blocked.reason
         return Refusal(subject=subject, reason=reason)
@@ -125,8 +127,25 @@ def _is_input(graph: LinearGraph, value: Value) -> bool:
     return isinstance(found, Blocked) and not found.operands
 
 
+def _feeds_carrier(graph: LinearGraph, value: Value) -> bool:
+    """Whether the one operator that reads a value may take what is before it."""
+    found = _read_by(graph, value)
+    return found is not None and found.kind in CARRIERS
+
+
 def _feeds_affine(graph: LinearGraph, value: Value) -> bool:
     """Whether the one operator that reads a value acts on channels: it is folded with it."""
+    found = _read_by(graph, value)
+    if found is None or found.kind not in AFFINE:
+        return False
+    try:
+        found.convolution()
+    except InexactError:
+        return False
+    return True
+
+
+def _read_by(graph: LinearGraph, value: Value) -> LinearOperator | None:
     reader = graph.reader(value)
     found = graph.operator(reader) if reader is not None else None
-    return isinstance(found, LinearOperator) and found.kind in AFFINE
+    return found if isinstance(found, LinearOperator) else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tvm_iovt import targets
 from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.errors import ModelError, NumericsError, UsageError
-from tvm_iovt.frontend.onnx_model import load_onnx
+from tvm_iovt.frontend.onnx_model import LARGEST_WEIGHTS_BYTES, load_onnx, weights_bytes
 from tvm_iovt.frontend.reference import OnnxReference
 from tvm_iovt.fusion.rules import OperatorTime
 from tvm_iovt.onnx_fusion.attributes import operator_name
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 FUSE_MODES = ("always", "auto")
-
-# A serialised message ends at 2 GiB; what is not weights gets some room.
-LARGEST_WEIGHTS_BYTES = 2**31 - 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +111,8 @@ def fuse_file(
     _refuse_existing(out, overwrite=options.overwrite)
     progress(f"reading {model.name}")
     original = _load(model)
+    if options.verify:
+        _refuse_too_large(original)
     progress("fusing")
     decisions: list[Decision] = []
     fused = fuse_onnx(original, time=time, on_decision=decisions.append)
@@ -121,7 +120,6 @@ def fuse_file(
     checks: tuple[OutputCheck, ...] = ()
     if options.verify:
         progress(f"comparing in {OnnxReference.name()}")
-        _refuse_too_large(original)
         checks = check_fused(
             original, fused, options.input_shapes, rtol=options.rtol, atol=options.atol
         )
@@ -140,22 +138,13 @@ def fuse_file(
 
 
 def _load(model: Path) -> onnx.ModelProto:
-    from google.protobuf.message import EncodeError
-
     if model.suffix == ".pt2":
         raise ModelError(
             f"{model} is not an ONNX model",
             seen="a torch.export program",
             do="export it with torch.onnx.export; `tvm-iovt compile` reads it as it is",
         )
-    try:
-        return load_onnx(model)
-    except EncodeError as error:  # the checker copies what it checks
-        raise ModelError(
-            f"{model.name} is too large to be checked",
-            seen=f"more than 2 GB with its external data ({error})",
-            do="split the model (onnx.utils.extract_model)",
-        ) from error
+    return load_onnx(model)
 
 
 def _time(options: FuseOptions) -> OperatorTime | None:
@@ -181,12 +170,8 @@ def _node_counts(model: onnx.ModelProto) -> Mapping[str, int]:
     return dict(sorted(Counter(map(operator_name, model.graph.node)).items()))
 
 
-def _weights_bytes(model: onnx.ModelProto) -> int:
-    return sum(part.ByteSize() for part in (*model.graph.initializer, *model.graph.node))
-
-
 def _refuse_too_large(model: onnx.ModelProto) -> None:
-    size = _weights_bytes(model)
+    size = weights_bytes(model)
     if size > LARGEST_WEIGHTS_BYTES:
         raise ModelError(
             "The model is too large to be compared in memory",
@@ -211,7 +196,7 @@ def _refuse_wrong(result: FusedModel, model: Path) -> None:
 
 
 def _write(model: onnx.ModelProto, out: Path) -> None:
-    if _weights_bytes(model) <= LARGEST_WEIGHTS_BYTES:
+    if weights_bytes(model) <= LARGEST_WEIGHTS_BYTES:
         write_atomically(out, model.SerializeToString())
         return
     import onnx
