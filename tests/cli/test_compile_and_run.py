@@ -48,7 +48,19 @@ def test_compile_prints_the_table(digits: Path, capsys) -> None:
     assert "passed" in out
     assert "against onnxruntime" in out
     assert "ScheduleForCpu" in out
+    assert "3 branches: 3x3, 32 to 32 channels" in out
+    assert "blocks.4.conv3x3 + blocks.4.conv1x1" in out
     assert "building for host (1 of 1)" in err
+
+
+def test_branches_stay_when_told_so(digits: Path, capsys) -> None:
+    arguments = ("compile", digits / "digits.onnx", "-o", digits / "never.iovt", "-v")
+    code, out, _ = output(capsys, *arguments, "--fuse", "never")
+    assert code == 0
+    assert "branches" not in out
+    code, out, err = output(capsys, *arguments, "--overwrite", "--fuse", "perhaps")
+    assert code == 2
+    assert "'always', 'auto', 'never'" in err
 
 
 def test_compile_json_is_alone_on_stdout(digits: Path, capsys) -> None:
