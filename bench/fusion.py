@@ -21,6 +21,7 @@ import onnx
 import onnxruntime
 from latency import block
 from models import input_shapes, model_files, parser, write_json
+from peer import one_thread_session
 
 import tvm_iovt
 from tvm_iovt.errors import IovtError
@@ -30,15 +31,6 @@ from tvm_iovt.frontend.shapes import fix_shapes
 from tvm_iovt.onnx_fusion import fuse_onnx
 
 COUNTED = ("Conv", "BatchNormalization", "Add")
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def counts(model: onnx.ModelProto) -> dict[str, int]:
@@ -69,7 +61,7 @@ def measure(path: Path, shapes: dict[str, tuple[int, ...]], rounds: int) -> dict
             result = tvm_iovt.compile(path, output=output, input_shapes=shapes, fuse=mode)
             executors.append(tvm_iovt.load(result.path))
         inputs = sample_inputs(executors[0].inputs)
-        sessions = [session(fused), session(model)]
+        sessions = [one_thread_session(fused), one_thread_session(model)]
         calls: list[Callable[[], object]] = [
             *((lambda e=e: e.run(inputs)) for e in executors),
             *((lambda s=s: s.run(None, inputs)) for s in sessions),

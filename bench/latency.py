@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnxruntime
 from models import input_shapes, model_files, parser, write_json
+from peer import one_thread_session
 
 import tvm_iovt
 from tvm_iovt.errors import IovtError
@@ -42,14 +43,7 @@ def measure(model: Path, shapes: dict[str, tuple[int, ...]], rounds: int) -> dic
     with tempfile.TemporaryDirectory() as folder:
         result = tvm_iovt.compile(model, output=Path(folder) / "b.iovt", input_shapes=shapes)
         executor = tvm_iovt.load(result.path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            fix_shapes(load_onnx(model), shapes).SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        session = one_thread_session(fix_shapes(load_onnx(model), shapes))
         inputs = sample_inputs(executor.inputs)
         ours, theirs = [], []
         for _ in range(rounds):

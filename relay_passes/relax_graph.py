@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -135,7 +136,7 @@ class RelaxGraph:
             operand=call.args[0] if operand is None else operand,
             result=value,
             node=call,
-            convolution=_Once(convolution),
+            convolution=functools.cache(convolution),
             weight=weight,
         )
 
@@ -211,19 +212,6 @@ class RelaxGraph:
         if image.shape[0] not in (1, channels):
             return None
         return np.ascontiguousarray(np.broadcast_to(image, (channels, *image.shape[1:])))
-
-
-class _Once:
-    """A function without arguments that is called once at most."""
-
-    def __init__(self, function: Callable[[], Convolution]) -> None:
-        self._function = function
-        self._result: Convolution | None = None
-
-    def __call__(self) -> Convolution:
-        if self._result is None:
-            self._result = self._function()
-        return self._result
 
 
 def _readers(function: Any) -> dict[Any, Any]:

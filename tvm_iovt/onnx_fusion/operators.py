@@ -6,6 +6,7 @@ AveragePool, Pad and Slice, in all of their opsets from 7 on.
 
 from __future__ import annotations
 
+import functools
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -424,22 +425,9 @@ def _linear(
         operand=operand or graph.source(node.input[0]),
         result=value,
         node=node,
-        convolution=_Once(convolution),
+        convolution=functools.cache(convolution),
         weight=weight,
     )
-
-
-class _Once:
-    """A function without arguments that is called once at most."""
-
-    def __init__(self, function: Callable[[], Convolution]) -> None:
-        self._function = function
-        self._result: Convolution | None = None
-
-    def __call__(self) -> Convolution:
-        if self._result is None:
-            self._result = self._function()
-        return self._result
 
 
 def _has_input(node: Any, position: int) -> bool:
