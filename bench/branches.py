@@ -44,7 +44,7 @@ from tvm_iovt.nn.digit_network import digit_network
 from tvm_iovt.nn.execution import execution_module
 from tvm_iovt.nn.execution_table import EXECUTION_CONFIGS
 from tvm_iovt.nn.importance import rank_branches
-from tvm_iovt.nn.pruning import PruningOptions, PruningTrial, prune
+from tvm_iovt.nn.pruning import PREFERENCES, PruningOptions, PruningTrial, prune
 from tvm_iovt.nn.recalibration import recalibrate
 from tvm_iovt.nn.scales import ScaleOptions, train_scales
 from tvm_iovt.nn.supernet import Sandwich
@@ -64,7 +64,7 @@ SEED = 0
 RANDOM_CONFIGS = 1
 SAMPLED = 6
 SCALES = ScaleOptions(epochs=2, seed=SEED)
-PRUNING = PruningOptions(budget=0.005)
+PRUNING = tuple(PruningOptions(budget=0.005, prefer=prefer) for prefer in PREFERENCES)
 A0_STAGE_2: Shape = (1, 96, 28, 28)
 
 
@@ -160,7 +160,7 @@ def compare(models: dict[str, Any], splits: Splits, work: Path, rounds: int) -> 
         apart, folded = copy.deepcopy(model), deploy(model)
         for block in multi_branch_blocks(apart).values():
             block.absorb_scales()
-        stem = name.replace(" ", "_")
+        stem = name.replace(", ", "_").replace(" ", "_")
         for form, made in (("apart", apart), ("folded", folded)):
             bundle = work / f"{stem}_{form}.iovt"
             bundles[f"{name}/{form}"] = build(made, INPUT, bundle, fuse="never")
@@ -191,8 +191,8 @@ def print_comparison(rows: dict[str, Any]) -> None:
         )
 
 
-def pruned(model: Any, splits: Splits) -> tuple[Any, dict[str, Any]]:
-    """Trains the branch factors of the full network, then drops branches by importance."""
+def scaled(model: Any, splits: Splits) -> tuple[Any, float, list[dict[str, Any]]]:
+    """The full network with trained branch factors, its accuracy before, and its ranking."""
     full = configured(model, branch_config(model), splits)
     reference = evaluate(full, splits.held_out)
     train_scales(
@@ -208,10 +208,20 @@ def pruned(model: Any, splits: Splits) -> tuple[Any, dict[str, Any]]:
             f"{one.block:10} {one.branch:10} {one.scale:7.3f} {one.flops / 1e6:7.3f} "
             f"{one.importance:11.2f}"
         )
-    print(f"\nreference {reference * 100:.2f}%, budget {PRUNING.budget * 100:g} points (held out)")
+    return full, reference, [{**dataclasses.asdict(r), "importance": r.importance} for r in ranking]
+
+
+def pruned(
+    full: Any, reference: float, options: PruningOptions, splits: Splits
+) -> tuple[Any, dict[str, Any]]:
+    """The network without the branches that an accuracy budget allows to drop."""
+    print(
+        f"\nreference {reference * 100:.2f}%, budget {options.budget * 100:g} points, "
+        f"{options.prefer} preferred"
+    )
     smaller, result = prune(
         full,
-        PRUNING,
+        options,
         input_shape=INPUT,
         accuracy=lambda trial: evaluate(trial, splits.held_out),
         adapt=lambda trial: recalibrate(trial, splits.train, seed=SEED),
@@ -220,9 +230,7 @@ def pruned(model: Any, splits: Splits) -> tuple[Any, dict[str, Any]]:
     )
     print(f"{result.stopped}: {result.accuracy * 100:.2f}% with {result.config}")
     found = {
-        "options": dataclasses.asdict(PRUNING),
-        "scales": dataclasses.asdict(SCALES),
-        "ranking": [{**dataclasses.asdict(r), "importance": r.importance} for r in ranking],
+        "options": dataclasses.asdict(options),
         **dataclasses.asdict(result),
         "config": result.config.to_json(),
     }
@@ -301,11 +309,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print_comparison(rows)
 
     print("\n(b) pruning by importance, accuracy on held-out images")
-    smaller, pruning = pruned(model, splits)
+    full, reference, ranking = scaled(model, splits)
+    before_after, histories = {"mode full": models["mode full"]}, []
+    for pruning in PRUNING:
+        smaller, found = pruned(full, reference, pruning, splits)
+        before_after[f"pruned, {pruning.prefer}"] = smaller
+        histories.append(found)
     print("\nbefore and after, accuracy on test images")
-    before_after = {"mode full": models["mode full"], "pruned": smaller}
-    pruning["comparison"] = compare(before_after, splits, options.work, options.rounds)
-    print_comparison(pruning["comparison"])
+    after = compare(before_after, splits, options.work, options.rounds)
+    print_comparison(after)
 
     name, block = list(multi_branch_blocks(model).items())[-1]
     (shape,) = block_input_shapes(model, INPUT)[name]
@@ -322,7 +334,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "seed": SEED,
         "torch": torch.__version__,
         "configurations": rows,
-        "pruning": pruning,
+        "pruning": {
+            "scales": dataclasses.asdict(SCALES),
+            "ranking": ranking,
+            "runs": histories,
+            "comparison": after,
+        },
         "executions": tables,
     }
 

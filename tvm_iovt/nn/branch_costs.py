@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tvm_iovt.errors import UsageError
 from tvm_iovt.nn.deploy import multi_branch_blocks
-from tvm_iovt.nn.evaluation_mode import evaluation_mode
-from tvm_iovt.nn.torch_import import torch
+from tvm_iovt.nn.shape_run import run_shapes
 
 Shape = tuple[int, int, int, int]
 
@@ -40,22 +38,8 @@ def block_input_shapes(model: Any, input_shape: Sequence[int]) -> dict[str, tupl
         count, channels, height, width = inputs[0].shape
         found[names[module]].append((count, channels, height, width))
 
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    dtype = next((t.dtype for t in meta.values() if t.is_floating_point()), torch.float32)
     hooks = [block.register_forward_pre_hook(note) for block in blocks.values()]
-    try:
-        with evaluation_mode(model):
-            image = torch.empty(tuple(input_shape), dtype=dtype, device="meta")
-            torch.func.functional_call(model, meta, (image,))
-    except RuntimeError as error:
-        raise UsageError(
-            f"The model does not take an input of shape {list(input_shape)}",
-            seen=str(error).strip().splitlines()[0],
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_shapes(model, input_shape, hooks)
     return {name: tuple(shapes) for name, shapes in found.items()}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from tvm_iovt.errors import UsageError
 from tvm_iovt.nn.branch import Branch
 from tvm_iovt.nn.branch_config import BranchConfig
-from tvm_iovt.nn.evaluation_mode import evaluation_mode
 from tvm_iovt.nn.multi_branch import MultiBranch
-from tvm_iovt.nn.torch_import import nn, torch
+from tvm_iovt.nn.shape_run import run_shapes
+from tvm_iovt.nn.torch_import import nn
 
 
 def multi_branch_blocks(model: Any) -> dict[str, MultiBranch]:
@@ -110,22 +110,8 @@ def model_flops(model: Any, input_shape: Sequence[int]) -> int:
         else:
             total += 2 * module.weight.numel() * math.prod(output.shape[2:])
 
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    dtype = next((t.dtype for t in shapes.values() if t.is_floating_point()), torch.float32)
     hooks = [module.register_forward_hook(count) for module in dict.fromkeys(_counted(model))]
-    try:
-        with evaluation_mode(model):
-            image = torch.empty((1, *input_shape[1:]), dtype=dtype, device="meta")
-            torch.func.functional_call(model, shapes, (image,))
-    except RuntimeError as error:
-        raise UsageError(
-            f"The model does not take an input of shape {list(input_shape)}",
-            seen=str(error).strip().splitlines()[0],
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_shapes(model, (1, *input_shape[1:]), hooks)
     return total
 
 

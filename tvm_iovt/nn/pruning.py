@@ -13,6 +13,8 @@ from tvm_iovt.nn.branch_config import BranchConfig
 from tvm_iovt.nn.deploy import branch_config, multi_branch_blocks
 from tvm_iovt.nn.importance import BranchImportance, rank_branches
 
+PREFERENCES = ("accuracy", "flops")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruningOptions:
@@ -23,14 +25,17 @@ class PruningOptions:
             point.
         pool: How many of the least important branches are tried in a round.
         rounds: Most branches to drop.
+        prefer: Which of the branches that the budget allows to drop goes first: `accuracy` for the
+            one that leaves the best accuracy, `flops` for the one that saves most.
 
     Raises:
-        UsageError: A number is out of range.
+        UsageError: A number is out of range, or the preference is unknown.
     """
 
     budget: float = 0.02
     pool: int = 10
     rounds: int = 10
+    prefer: str = "accuracy"
 
     def __post_init__(self) -> None:
         if not 0 <= self.budget <= 1:
@@ -38,6 +43,12 @@ class PruningOptions:
         if self.pool < 1 or self.rounds < 1:
             raise UsageError(
                 "pool and rounds must be at least 1", seen=f"{self.pool}, {self.rounds}"
+            )
+        if self.prefer not in PREFERENCES:
+            raise UsageError(
+                "Unknown preference for pruning",
+                seen=repr(self.prefer),
+                do=f"prefer one of {', '.join(PREFERENCES)}",
             )
 
 
@@ -89,18 +100,21 @@ def prune(
     reference: float | None = None,
     progress: Callable[[PruningTrial], None] = lambda trial: None,
 ) -> tuple[Any, Pruning]:
-    """Drops the branch whose absence costs least, round by round.
+    """Drops branches one by one while the accuracy is at least `reference - budget`.
 
     A round tries each of the least important branches (`importance.rank_branches`, anew each round)
-    on a copy of the network; never the last one of a block. The copy of best accuracy, of equal
-    ones that of the less important branch, becomes the network, if its accuracy is at least
-    `reference - budget`; otherwise pruning ends.
+    on a copy of the network; never the last one of a block. Of the copies within the budget, the
+    one that `options.prefer` says becomes the network; of equal ones that without the less
+    important branch. If there is none, pruning ends.
 
     The procedure is that of the code which the authors of the IoVT co-design (arXiv 2411.00838)
-    published later (github.com/word-ky/codesign), but for the bound. The code measures the drop of
-    a round from the best accuracy so far, the text asks for `A >= A_ref - epsilon`. This takes the
-    latter: limits on the drop of each round would add up over the rounds. A network that misses the
-    bound to begin with loses only branches whose absence brings it back.
+    published later (github.com/word-ky/codesign), with another bound. That code measures the drop
+    of a round from the best accuracy so far, its text asks for `A >= A_ref - epsilon`. Here it is
+    the latter: limits on the drop of each round would add up over the rounds. A network that misses
+    the bound to begin with loses only branches whose absence brings it back.
+
+    That code prefers accuracy, so it drops what matters least, not what costs most. Where branches
+    are folded into one convolution anyway, that saves nothing until the largest one goes.
 
     Args:
         model: Left as it is.
@@ -132,27 +146,26 @@ def prune(
         if not pool:
             stopped = "every block has one branch left"
             break
-        winner, won, outcomes = None, -math.inf, []
-        for candidate in pool:
+        winner, chosen, most, outcomes = None, -1, (-math.inf, -math.inf), []
+        for index, candidate in enumerate(pool):
             trial = _without(current, candidate)
             adapt(trial)
             reached = accuracy(trial)
             outcomes.append(reached)
-            # Strictly: of equal ones the first, which is the less important, wins. NaN never does.
-            if reached > won:
-                winner, won = trial, reached
-        within = winner is not None and won >= reference - options.budget
-        chosen = outcomes.index(won) if within else -1
+            saved = candidate.flops if options.prefer == "flops" else 0
+            # The first of equal ones wins, which is the less important. NaN is never enough.
+            if reached >= reference - options.budget and (saved, reached) > most:
+                winner, chosen, most = trial, index, (saved, reached)
         for index, (candidate, reached) in enumerate(zip(pool, outcomes, strict=True)):
             outcome = PruningTrial(
                 round=number, candidate=candidate, accuracy=reached, accepted=index == chosen
             )
             history.append(outcome)
             progress(outcome)
-        if not within:
+        if winner is None:
             stopped = "every candidate costs more than the budget"
             break
-        current, best, config = winner, won, branch_config(winner)
+        current, best, config = winner, outcomes[chosen], branch_config(winner)
     return current, Pruning(
         reference_accuracy=reference,
         initial_accuracy=initial,

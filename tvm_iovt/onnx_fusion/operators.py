@@ -6,8 +6,8 @@ AveragePool, Pad and Slice, in all of their opsets from 7 on.
 
 from __future__ import annotations
 
-import functools
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 

@@ -70,6 +70,15 @@ def test_best_candidate_of_a_round_goes():
     assert accepted(result)[:2] == [("0", "1x1"), ("1", "3x3")]
 
 
+def test_most_saving_candidate_within_the_budget_goes():
+    costs = {("0", "3x3"): 0.2, ("1", "3x3"): 0.02, ("0", "1x1"): 0.01, ("1", "1x1"): 0.005}
+    options = PruningOptions(budget=0.04, prefer="flops", rounds=3)
+    _, result = prune(two_blocks(), options, input_shape=SHAPE, accuracy=worth(costs))
+    # The 3x3 of block 0 costs too much; of the two 1x1 that save alike, block 1's hurts less.
+    assert accepted(result) == [("1", "3x3"), ("1", "1x1"), ("0", "1x1")]
+    assert result.accuracy == pytest.approx(0.965)
+
+
 def test_equal_accuracy_takes_the_less_important():
     _, result = prune(two_blocks(), PruningOptions(), input_shape=SHAPE, accuracy=lambda m: 1.0)
     assert accepted(result) == [("0", "3x3"), ("1", "3x3"), ("0", "1x1"), ("1", "1x1")]
@@ -162,7 +171,15 @@ def test_trained_network_respects_the_budget_and_repeats(trained, data, unseen):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"budget": -0.1}, {"budget": 2.0}, {"budget": math.nan}, {"pool": 0}, {"rounds": 0}]
+    "wrong",
+    [
+        {"budget": -0.1},
+        {"budget": 2.0},
+        {"budget": math.nan},
+        {"pool": 0},
+        {"rounds": 0},
+        {"prefer": "speed"},
+    ],
 )
 def test_wrong_options(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):

@@ -58,7 +58,7 @@ def test_loss_and_gradients_are_means(network, batch):
         apply_branch_config(other, config)
         losses.append(nn.functional.cross_entropy(other(images), labels))
     (sum(losses) / 2).backward()
-    assert loss == pytest.approx(sum(map(float, losses)) / 2, rel=1e-6)
+    assert loss == pytest.approx(sum(one.item() for one in losses) / 2, rel=1e-6)
     for name, parameter in other.named_parameters():
         torch.testing.assert_close(model.get_parameter(name).grad, parameter.grad)
 
