@@ -18,9 +18,10 @@ from tvm_iovt._version import __version__
 
 if TYPE_CHECKING:
     from tvm_iovt.compiler import Compilation
+    from tvm_iovt.onnx_fusion.fuse_file import FusedModel
     from tvm_iovt.runtime import Executor
 
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["__version__", "compile", "fuse", "load"]
 
 
 def compile(  # the verb's name, as on the command line
@@ -53,6 +54,24 @@ def compile(  # the verb's name, as on the command line
             input_shapes=dict(input_shapes or {}),
             **options,
         ),
+    )
+
+
+def fuse(model: str | Path, *, output: str | Path | None = None, **options: Any) -> FusedModel:
+    """Write the folded network as ONNX; what `tvm-iovt fuse` calls.
+
+    Args:
+        model: ONNX file.
+        output: The file to write; by default `<model>.fused.onnx` in the current folder.
+        **options: Further fields of `tvm_iovt.onnx_fusion.fuse_file.FuseOptions`.
+
+    Raises:
+        IovtError: See `tvm_iovt.errors`.
+    """
+    from tvm_iovt.onnx_fusion.fuse_file import FuseOptions, fuse_file
+
+    return fuse_file(
+        Path(model), FuseOptions(output=None if output is None else Path(output), **options)
     )
 
 

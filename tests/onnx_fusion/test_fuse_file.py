@@ -1,6 +1,7 @@
 import onnx
 import pytest
 
+import tvm_iovt
 from tvm_iovt.errors import ModelError, NumericsError, TargetError, UsageError
 from tvm_iovt.onnx_fusion import fuse_file as module
 from tvm_iovt.onnx_fusion.fuse_file import FuseOptions, fuse_file
@@ -145,3 +146,11 @@ def test_weights_that_are_too_large_go_beside(net, tmp_path, monkeypatch):
     blocker.write_text("")
     with pytest.raises(UsageError, match="Cannot write"):
         fuse_file(path, FuseOptions(output=blocker / "o.onnx", verify=False))
+
+
+def test_the_package_fuses_as_the_command_does(saved, tmp_path):
+    found = tvm_iovt.fuse(str(saved), output=str(tmp_path / "o.onnx"), fuse="always")
+    assert found.path == tmp_path / "o.onnx"
+    assert found.fusions == 1
+    assert found.worst is not None
+    assert found.worst.passed
