@@ -14,6 +14,10 @@ from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance
 # is off by even where its result is tiny.
 ROUNDING = 1e-6
 
+# Logits of trained networks are about this large; the absolute bound is meant for them. Beyond,
+# elements near zero are differences of larger numbers and as inexact as those.
+LARGE = 10.0
+
 
 def compare(
     actual: Mapping[str, np.ndarray],
@@ -24,8 +28,8 @@ def compare(
 ) -> Discrepancy:
     """Compare outputs `y` with reference outputs `r` of the same names.
 
-    An element is within tolerance when `|y - r| <= atol + rtol * |r|`, with `atol` scaled down for
-    outputs of small numbers as `types.Tolerance` says. NaN agrees with NaN and
+    An element is within tolerance when `|y - r| <= atol + rtol * |r|`, with `atol` scaled for
+    outputs of small and of large numbers as `types.Tolerance` says. NaN agrees with NaN and
     an infinity with itself only. Integer and boolean outputs have no tolerance: every element
     must be equal. An output of another shape or dtype violates with every element.
 
@@ -94,8 +98,10 @@ def _compare(
 
 
 def _absolute_bound(r: npt.NDArray[np.float64], atol: float) -> float:
-    """`atol`, scaled down for an output whose largest finite `|r|` is below 1 (and not 0)."""
+    """`atol`, scaled with the largest finite `|r|` of an output of small or large numbers."""
     largest = float(np.abs(r[np.isfinite(r)]).max(initial=0.0))
+    if largest > LARGE:
+        return atol * (largest / LARGE)
     return min(atol, max(ROUNDING, atol * largest)) if largest > 0 else atol
 
 

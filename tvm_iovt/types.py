@@ -199,7 +199,8 @@ class Tolerance:
         rtol: Relative part of the bound of every element, `|y - r| <= atol + rtol * |r|`.
         atol: Absolute part of it. For an output whose largest number is below 1 it counts times
             that number (but not less than 1e-6), as any output of tiny numbers would pass
-            otherwise. An output of zeros keeps it.
+            otherwise; for one whose largest number is above 10, times a tenth of that number, as
+            elements near zero are as inexact as the others there. An output of zeros keeps it.
         min_cosine: If given, what decides instead: the least cosine similarity of each output,
             all of whose elements must be finite. For networks that round to integers inside,
             where a last-bit difference before a rounding edge becomes a whole step after it.

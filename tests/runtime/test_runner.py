@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tvm_iovt import bundle
+from tvm_iovt.discrepancy import compare
 from tvm_iovt.runtime.pack import pack
 from tvm_iovt.types import Discrepancy, Measurement, Tolerance, from_json
 
@@ -117,6 +118,25 @@ def test_own_inputs_with_expected_outputs(packed: Path, tiny: Any) -> None:
     assert done.returncode == 6
     found = from_json(Discrepancy, json.loads(done.stdout)["discrepancy"])
     assert [output.violations for output in found.outputs] == [0, 256]
+
+
+def test_large_outputs_are_compared_as_python_does(packed: Path, tiny: Any) -> None:
+    image = tiny.image(3)
+    inputs, outputs = packed.parent / bundle.SAMPLE, packed / "out.npz"
+    for offset, every in ((0.15, False), (0.4, True)):
+        expected = tiny.reference(image)
+        # One large number scales the absolute bound of all: 1e-5 to 0.2.
+        expected["features"] = expected["features"] + np.float32(offset)
+        expected["features"].flat[0] = 2e5
+        bundle.save_sample(packed.parent, {"image": image}, expected)
+        done = run(packed, "--json", "--inputs", inputs, "--outputs", outputs)
+        assert done.returncode == 6
+        found = from_json(Discrepancy, json.loads(done.stdout)["discrepancy"]).outputs[0]
+        assert found.violations == (found.elements if every else 1)
+        actual = bundle.load_sample(packed, outputs.name)[1]
+        tolerance = Tolerance(rtol=1e-4, atol=1e-5)
+        ours = compare(actual, expected, tolerance=tolerance, reference="").outputs[0]
+        assert found.violations == ours.violations
 
 
 def test_nan_and_infinity_in_expected_outputs(packed: Path, tiny: Any) -> None:

@@ -53,13 +53,18 @@ inline double Element(const NpyArray& a, int64_t i) {
 // Some units in the last place of a float32 around 1.
 constexpr double kRounding = 1e-6;
 
-// `atol`, scaled down for an output whose largest finite |r| is below 1 (and not 0).
+// The absolute bound is meant for outputs of about this size; elements near zero of larger ones are
+// as inexact as the others.
+constexpr double kLarge = 10;
+
+// `atol`, scaled with the largest finite |r| of an output of small or large numbers.
 inline double AbsoluteBound(const NpyArray& expected, double atol) {
   double largest = 0;
   for (int64_t i = 0; i < expected.size(); ++i) {
     double r = std::fabs(Element(expected, i));
     if (std::isfinite(r)) largest = std::max(largest, r);
   }
+  if (largest > kLarge) return atol * (largest / kLarge);
   return largest > 0 ? std::min(atol, std::max(kRounding, atol * largest)) : atol;
 }
 
