@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tvm_iovt.discrepancy import compare
+from tvm_iovt.discrepancy import compare, stated_bound
 from tvm_iovt.errors import UsageError
 from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance, from_json, to_json
 
@@ -59,6 +59,14 @@ def test_zeros_among_large_numbers_are_as_inexact_as_those() -> None:
     r = f32(1.8e5, 150, 0)
     assert one(f32(1.8e5, 150.3, 0.2), r, rtol=1e-3, atol=1e-4).violations == 0
     assert one(f32(1.8e5, 155, 4), r, rtol=1e-3, atol=1e-4).violations == 2
+
+
+@pytest.mark.parametrize("largest", [1e-3, 0.5, 1.0, 7.0, 10.0, 300.0, 2e5])
+def test_a_bound_can_be_stated_for_any_magnitude(largest: float) -> None:
+    bound = 1e-4 * largest
+    atol = stated_bound(bound, largest)
+    assert one(f32(0.99 * bound, largest), f32(0, largest), rtol=0, atol=atol).violations == 0
+    assert one(f32(1.01 * bound, largest), f32(0, largest), rtol=0, atol=atol).violations == 1
 
 
 def test_zeros_keep_the_plain_absolute_tolerance() -> None:

@@ -57,6 +57,13 @@ def compare(
     return Discrepancy(outputs=tuple(outputs), tolerance=tolerance, reference=reference)
 
 
+def stated_bound(bound: float, largest: float) -> float:
+    """The `atol` that `compare` scales to `bound` for an output of that largest `|r|`."""
+    if largest > LARGE:
+        return bound * (LARGE / largest)
+    return bound / largest if 0 < largest < 1 and bound > ROUNDING else bound
+
+
 def _compare(
     name: str, y: np.ndarray, r: np.ndarray, rtol: float, atol: float
 ) -> OutputDiscrepancy:

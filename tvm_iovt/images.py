@@ -321,7 +321,8 @@ def _open(path: Path, preprocess: Preprocess) -> Image.Image:
         raise UsageError(f"{path} is not an image", do="give a JPEG, PNG or similar") from error
     # Pillow's decoders raise these on truncated or broken files.
     except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-        raise UsageError(f"Cannot read the image {path}", seen=str(error)) from error
+        seen = str(error) or type(error).__name__
+        raise UsageError(f"Cannot read the image {path}", seen=seen) from error
 
 
 def _resize_and_crop(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tvm_iovt.errors import ModelError
 from tvm_iovt.frontend.network import Network
 from tvm_iovt.types import Decision
-
-if TYPE_CHECKING:
-    import onnx
 
 _ONNX_SUFFIXES = (".onnx", "")
 _TORCH_SUFFIXES = (".pt2",)
@@ -50,6 +46,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
     import onnx
 
     from tvm_iovt import images
+    from tvm_iovt.frontend.arithmetic import arithmetic
     from tvm_iovt.frontend.batch_norm import normalize_batch_norms
     from tvm_iovt.frontend.costs import operator_costs
     from tvm_iovt.frontend.importer_forms import modernize
@@ -95,19 +92,7 @@ def _load_onnx_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]]) 
         decisions=tuple(decisions),
         reference=OnnxReference(static),
         reference_name=OnnxReference.name(),
-        arithmetic=_arithmetic(slim),
+        arithmetic=arithmetic(slim),
         preprocess=preprocess,
         labels=labels,
     )
-
-
-def _arithmetic(model: onnx.ModelProto) -> str:
-    from onnx import TensorProto
-
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        return "quantized"
-    halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    types = {value.type.tensor_type.elem_type for value in values}
-    types |= {tensor.data_type for tensor in model.graph.initializer}
-    return "float16" if types & set(halves) else "float32"

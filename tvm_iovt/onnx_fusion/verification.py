@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tvm_iovt.discrepancy import ROUNDING, compare
+from tvm_iovt.discrepancy import ROUNDING, compare, stated_bound
 from tvm_iovt.errors import ModelError, UsageError
+from tvm_iovt.frontend.arithmetic import arithmetic
 from tvm_iovt.frontend.network import Arrays, sample_inputs
 from tvm_iovt.frontend.onnx_model import dimensions, graph_inputs, tensor_spec
 from tvm_iovt.frontend.reference import OnnxReference
@@ -208,35 +209,20 @@ class _Bound:
         return self.atol + max(self.rtol * largest, rounding)
 
     def tolerance(self, largest: float) -> Tolerance:
-        allowed = self.allowed(largest)
-        # `compare` scales a bound above ROUNDING by the largest number of outputs below 1.
-        is_scaled = 0 < largest < 1 and allowed > ROUNDING
-        scaled = allowed / largest if is_scaled else allowed
-        return Tolerance(rtol=0.0, atol=scaled, min_cosine=self.min_cosine)
+        atol = stated_bound(self.allowed(largest), largest)
+        return Tolerance(rtol=0.0, atol=atol, min_cosine=self.min_cosine)
 
 
 def _bound(model: onnx.ModelProto, rtol: float | None, atol: float | None) -> _Bound:
     if any(bound is not None and not bound >= 0 for bound in (rtol, atol)):
         raise UsageError("Tolerances must not be negative", seen=f"rtol {rtol}, atol {atol}")
-    arithmetic = _arithmetic(model)
+    kind = arithmetic(model)
     stated = rtol is not None or atol is not None
     return _Bound(
-        rtol=_RELATIVE[arithmetic] if rtol is None else rtol,
+        rtol=_RELATIVE[kind] if rtol is None else rtol,
         atol=atol or 0.0,
-        min_cosine=None if stated else _MIN_COSINE.get(arithmetic),
+        min_cosine=None if stated else _MIN_COSINE.get(kind),
     )
-
-
-def _arithmetic(model: onnx.ModelProto) -> str:
-    from onnx import TensorProto
-
-    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        return "quantized"
-    halves = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
-    values = (*model.graph.input, *model.graph.output, *model.graph.value_info)
-    types = {value.type.tensor_type.elem_type for value in values}
-    types |= {tensor.data_type for tensor in model.graph.initializer}
-    return "float16" if types & halves else "float32"
 
 
 def _check(sample: str, name: str, y: Any, r: Any, bound: _Bound) -> OutputCheck:
