@@ -150,22 +150,23 @@ class RelaxGraph:
         variable = self._variable if value is self._visited else value
         return str(variable.name) if isinstance(variable, relax.Var) else ""
 
-    def weight(self, call: Any) -> tuple[Array, Hashable] | Blocked:
+    def weight(self, value: Any, call: Any) -> tuple[Array, Hashable] | Blocked:
         """The weight of a call and the constant that holds it, or why it has none."""
+        label = self.name(value) or op_name(call)
         expr = self.bound(call.args[1])
         array = self.constant(expr)
         if array is not None:
             dtypes = {str(e.ty.dtype) for e in (*call.args, call)} - {"None"}
             if len(dtypes) > 1:
-                return self.blocked(call, f"{op_name(call)} mixes {' and '.join(sorted(dtypes))}")
+                return self.blocked(call, f"{label} mixes {' and '.join(sorted(dtypes))}")
             holder = expr.args[0] if isinstance(expr, relax.Call) else expr
             return array, self.bound(holder)
         if is_call(expr, "relax.dequantize"):
-            reason = f"the weight of {op_name(call)} is quantized"
+            reason = f"the weight of {label} is quantized"
         elif expr is None:
-            reason = f"the weight of {op_name(call)} is an input of the graph"
+            reason = f"the weight of {label} is an input of the graph"
         else:
-            reason = f"the weight of {op_name(call)} is computed in the graph"
+            reason = f"the weight of {label} is computed in the graph"
         return self.blocked(call, reason)
 
     def constant(self, expr: Any) -> Array | None:

@@ -24,7 +24,7 @@ def _conv2d(graph: RelaxGraph, value: Any, call: Any) -> LinearOperator | Blocke
         return graph.blocked(call, f"conv2d has the layout {attrs.data_layout}")
     if sorted(attrs.kernel_layout) != sorted("OIHW"):
         return graph.blocked(call, f"conv2d has the kernel layout {attrs.kernel_layout}")
-    found = graph.weight(call)
+    found = graph.weight(value, call)
     if isinstance(found, Blocked):
         return found
     kernel, weight = found
@@ -49,7 +49,7 @@ def _conv2d_transpose(graph: RelaxGraph, value: Any, call: Any) -> LinearOperato
         return graph.blocked(call, f"conv2d_transpose has the layout {call.attrs.data_layout}")
     if sorted(call.attrs.kernel_layout) != sorted("IOHW"):
         return graph.blocked(call, f"the kernel layout is {call.attrs.kernel_layout}")
-    found = graph.weight(call)
+    found = graph.weight(value, call)
     if isinstance(found, Blocked):
         return found
     kernel, weight = found
@@ -64,7 +64,7 @@ def _conv2d_transpose(graph: RelaxGraph, value: Any, call: Any) -> LinearOperato
 def _matmul(graph: RelaxGraph, value: Any, call: Any) -> LinearOperator | Blocked:
     if rank(call.args[0]) != 2 or rank(call.args[1]) != 2:
         return graph.blocked(call, "matmul of more than two axes lies between")
-    found = graph.weight(call)
+    found = graph.weight(value, call)
     if isinstance(found, Blocked):
         return found
     matrix, weight = found
