@@ -6,6 +6,7 @@ Every branch is linear in evaluation mode, so it equals one `Convolution`; the b
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tvm_iovt.nn.folding import float64, normalised
 from tvm_iovt.nn.torch_import import nn, torch
 
 
-class Branch(nn.Module):  # type: ignore[misc]
+class Branch(nn.Module, ABC):  # type: ignore[misc]
     """A linear module from `[N, in_channels, H, W]` to `[N, out_channels, H', W']`.
 
     Attributes:
@@ -36,6 +37,7 @@ class Branch(nn.Module):  # type: ignore[misc]
     padding: Pair
     groups: int
 
+    @abstractmethod
     def convolution(self) -> Convolution:
         """The branch as one convolution in float64, with the running statistics of its norms.
 
@@ -43,15 +45,15 @@ class Branch(nn.Module):  # type: ignore[misc]
             InexactError: A parameter is not finite, a norm has no running statistics, or its
                 variance plus epsilon is zero.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def flops(self, input_hw: Pair) -> int:
         """FLOPs for one image of that height and width, a multiply-add counted as two.
 
         A batch norm behind a convolution or a pool counts nothing, since it folds into it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def multiply(self, factor: Any) -> bool:
         """Multiplies the parameters so that the result is `factor` times the old one.
 
@@ -61,7 +63,6 @@ class Branch(nn.Module):  # type: ignore[misc]
         Returns:
             Whether that was possible: a branch without parameters is left as it is.
         """
-        raise NotImplementedError
 
     def result_hw(self, input_hw: Pair) -> Pair:
         """Height and width of the output for an input of that height and width."""
