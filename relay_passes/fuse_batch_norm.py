@@ -21,13 +21,14 @@ from typing import Any
 
 import tvm
 
-from relay_passes.fusion_rewriter import fuse
-from relay_passes.rewriter import OnDecision
+from relay_passes.fusion_pass import FusionPass
+from relay_passes.fusion_rewriter import Found
+from tvm_iovt.fusion.linear_graph import LinearGraph
 from tvm_iovt.fusion.rules import OperatorTime, fold_affine
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseBatchNorm")
-class FuseBatchNorm:
+class FuseBatchNorm(FusionPass):
     """Folds batch norms into convolutions, transposed convolutions and dense layers.
 
     Args:
@@ -36,17 +37,8 @@ class FuseBatchNorm:
             than they save are refused. None folds whatever is exact.
     """
 
-    def __init__(
-        self, on_decision: OnDecision | None = None, time: OperatorTime | None = None
-    ) -> None:
-        self._on_decision = on_decision
-        self._time = time
+    transform = "FuseBatchNorm"
 
-    def transform_module(self, mod: Any, _ctx: Any) -> Any:
-        """Fold in every Relax function of `mod`."""
-        return fuse(
-            mod,
-            "FuseBatchNorm",
-            lambda graph, value: fold_affine(graph, value, self._time),
-            self._on_decision,
-        )
+    def rule(self, graph: LinearGraph, value: Any, time: OperatorTime | None) -> Found:
+        """See `tvm_iovt.fusion.rules.fold_affine`."""
+        return fold_affine(graph, value, time)

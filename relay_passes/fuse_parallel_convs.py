@@ -24,13 +24,14 @@ from typing import Any
 
 import tvm
 
-from relay_passes.fusion_rewriter import fuse
-from relay_passes.rewriter import OnDecision
+from relay_passes.fusion_pass import FusionPass
+from relay_passes.fusion_rewriter import Found
+from tvm_iovt.fusion.linear_graph import LinearGraph
 from tvm_iovt.fusion.rules import OperatorTime, fuse_sum
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseParallelConvs")
-class FuseParallelConvs:
+class FuseParallelConvs(FusionPass):
     """Merges parallel linear branches of a sum into one convolution.
 
     Args:
@@ -39,17 +40,8 @@ class FuseParallelConvs:
             more than it saves stay apart. None merges whatever is exact.
     """
 
-    def __init__(
-        self, on_decision: OnDecision | None = None, time: OperatorTime | None = None
-    ) -> None:
-        self._on_decision = on_decision
-        self._time = time
+    transform = "FuseParallelConvs"
 
-    def transform_module(self, mod: Any, _ctx: Any) -> Any:
-        """Merge in every Relax function of `mod`."""
-        return fuse(
-            mod,
-            "FuseParallelConvs",
-            lambda graph, value: fuse_sum(graph, value, self._time),
-            self._on_decision,
-        )
+    def rule(self, graph: LinearGraph, value: Any, time: OperatorTime | None) -> Found:
+        """See `tvm_iovt.fusion.rules.fuse_sum`."""
+        return fuse_sum(graph, value, time)

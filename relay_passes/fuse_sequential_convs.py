@@ -22,13 +22,14 @@ from typing import Any
 
 import tvm
 
-from relay_passes.fusion_rewriter import fuse
-from relay_passes.rewriter import OnDecision
+from relay_passes.fusion_pass import FusionPass
+from relay_passes.fusion_rewriter import Found
+from tvm_iovt.fusion.linear_graph import LinearGraph
 from tvm_iovt.fusion.rules import OperatorTime, fuse_sequence
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseSequentialConvs")
-class FuseSequentialConvs:
+class FuseSequentialConvs(FusionPass):
     """Composes a convolution with the convolution, pool, padding or crop behind or before it.
 
     Args:
@@ -37,17 +38,8 @@ class FuseSequentialConvs:
             than they save are refused. None composes whatever is exact.
     """
 
-    def __init__(
-        self, on_decision: OnDecision | None = None, time: OperatorTime | None = None
-    ) -> None:
-        self._on_decision = on_decision
-        self._time = time
+    transform = "FuseSequentialConvs"
 
-    def transform_module(self, mod: Any, _ctx: Any) -> Any:
-        """Compose in every Relax function of `mod`."""
-        return fuse(
-            mod,
-            "FuseSequentialConvs",
-            lambda graph, value: fuse_sequence(graph, value, self._time),
-            self._on_decision,
-        )
+    def rule(self, graph: LinearGraph, value: Any, time: OperatorTime | None) -> Found:
+        """See `tvm_iovt.fusion.rules.fuse_sequence`."""
+        return fuse_sequence(graph, value, time)

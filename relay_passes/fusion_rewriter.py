@@ -13,22 +13,30 @@ from relay_passes.rewriter import OnDecision, Rewriter, is_call
 from relay_passes.write_fusion import write_fusion
 from tvm_iovt.fusion.convolution import InexactError
 from tvm_iovt.fusion.linear_graph import LinearGraph
-from tvm_iovt.fusion.rules import Fusion, Outcome, Refusal
+from tvm_iovt.fusion.rules import Fusion, OperatorTime, Outcome, Refusal
 
-Rule = Callable[[LinearGraph, Any], Outcome | Iterable[Fusion | Refusal]]
+Found = Outcome | Iterable[Fusion | Refusal]
+Rule = Callable[[LinearGraph, Any, OperatorTime | None], Found]
 
 
-def fuse(mod: Any, transform: str, rule: Rule, on_decision: OnDecision | None) -> Any:
+def fuse(
+    mod: Any,
+    transform: str,
+    rule: Rule,
+    time: OperatorTime | None,
+    on_decision: OnDecision | None,
+) -> Any:
     """Apply a rule at every operator of the Relax functions of a module.
 
     Args:
         mod: The module; it is returned as it is when the rule fuses nothing.
         transform: Name of the pass, for its decisions.
-        rule: Called with the graph and each value, in the order of execution.
+        rule: Called with the graph, each value in the order of execution, and `time`.
+        time: Estimates an operator's seconds from its FLOPs and bytes.
         on_decision: Called with every fusion made or refused.
     """
     for layout in _layouts(mod):
-        rewriter = _FusionRewriter(mod, transform, on_decision, layout, rule)
+        rewriter = _FusionRewriter(mod, transform, on_decision, layout, rule, time)
         fused = rewriter.rewrite_module()
         mod = fused if rewriter.fused else mod
     return mod
@@ -43,10 +51,12 @@ class _FusionRewriter(Rewriter):
         on_decision: OnDecision | None,
         layout: str,
         rule: Rule,
+        time: OperatorTime | None,
     ) -> None:
         super().__init__(mod, transform, on_decision)
         self._graph = RelaxGraph(layout, self.bound, self.uses, self.constant_uses)
         self._rule = rule
+        self._time = time
         self._variable: Any = None
         self.fused = 0
 
@@ -67,7 +77,7 @@ class _FusionRewriter(Rewriter):
     def _ask(self, expr: Any) -> Any:
         expr = self.builder_.normalize(expr)
         self._graph.visit(expr, self._variable)
-        outcome = self._rule(self._graph, expr)
+        outcome = self._rule(self._graph, expr, self._time)
         found = (outcome,) if isinstance(outcome, (Fusion, Refusal)) else outcome or ()
         for one in found:
             if isinstance(one, Refusal):

@@ -6,6 +6,7 @@ as well, and as a Relax module of any layout and type.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ CONV, TRANSPOSED, DENSE = "relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax
 BATCH_NORM, ADD = "relax.nn.batch_norm", "relax.add"
 
 
-class Net:
+class Net(ABC):
     """Operators with random weights; `x` and what they return are opaque."""
 
     def __init__(self, seed: int) -> None:
@@ -75,21 +76,21 @@ class Net:
             total = self.add(total, term)
         return total
 
-    def conv_of(self, x, weight, bias, stride, padding, dilation, groups) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def conv_of(self, x, weight, bias, stride, padding, dilation, groups) -> Any: ...
 
-    def bn_of(self, x, parameters) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def bn_of(self, x, parameters) -> Any: ...
 
-    def add(self, a: Any, b: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def add(self, a: Any, b: Any) -> Any: ...
 
-    def relu(self, x: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def relu(self, x: Any) -> Any: ...
 
+    @abstractmethod
     def avg_pool(self, x: Any, size: int = 3, *, stride: int = 1, padding: int = 0) -> Any:
         """An average that counts its padding."""
-        raise NotImplementedError
 
 
 Body = Callable[[Net, Any], Any]
