@@ -1,4 +1,4 @@
-"""Quantized convolutions in exact integer arithmetic, scaled once at the end.
+"""Quantized convolutions and matrix products in exact integer arithmetic, scaled once at the end.
 
 A quantized (QDQ) ONNX graph surrounds a float convolution with conversions:
 
@@ -12,6 +12,8 @@ A quantized (QDQ) ONNX graph surrounds a float convolution with conversions:
         %c = conv2d(float(%xq) - zx, wq - zw)       # whole numbers
         %b = add(%c, bq)
         %y = quantize([relu](%b * (sx * sw / sy)), 1, zy)
+
+The same holds for matmul(%x, %w) with %w = [permute_dims](dequantize(wq, sw, zw)).
 
 As long as its sums stay below 2^24, float32 adds whole numbers without rounding, in any order. The
 scaled form rounds differently with each order, and a last-bit difference before the rounding of
@@ -49,6 +51,8 @@ WHOLE_TYPES = ("int8", "uint8", "int16", "uint16", "int32")
 class DequantizeAfterConv:
     """Rewrites quantize(conv2d(dequantize, dequantize)) to a convolution of whole numbers.
 
+    Likewise matrix products whose right operand is a matrix of constants.
+
     Args:
         on_decision: Called with every rewrite made or refused.
     """
@@ -74,6 +78,23 @@ class _Dequantized:
     zero_point: Array
 
 
+@dataclass(frozen=True, slots=True)
+class _WholeWeights:
+    """Weights as whole numbers, and what is known of them.
+
+    Attributes:
+        whole: OIHW, or (K, N) of a matrix.
+        scale: Of shape () or one entry an output.
+        magnitude: The largest sum of absolute weights that one output adds.
+        outputs: Number of output channels.
+    """
+
+    whole: Array
+    scale: Array
+    magnitude: float
+    outputs: int
+
+
 @mutator
 class _Rewriter(Rewriter):
     def visit_call_(self, call: Any) -> Any:
@@ -81,32 +102,29 @@ class _Rewriter(Rewriter):
         if not is_call(call, "relax.quantize"):
             return call
         value, rectified = self._strip_relu(call.args[0])
-        conv, bias = self._strip_bias(value)
-        if not is_call(conv, "relax.nn.conv2d"):
+        product, bias = self._strip_bias(value)
+        if not _is_product(product):
             return call
-        subject = f"conv2d {tuple(int(size) for size in conv.ty.shape)}"
+        name = str(product.op.name).rpartition(".")[2]
+        subject = f"{name} {tuple(int(size) for size in product.ty.shape)}"
         try:
-            result, reason = self._rewrite(call, conv, bias, rectified)
+            result, reason = self._rewrite(call, product, bias, rectified)
         except _RefusedError as refusal:
             self.decide(subject, applied=False, reason=str(refusal))
             return call
         self.decide(subject, applied=True, reason=reason)
         return result
 
-    def _rewrite(self, call: Any, conv: Any, bias: Any, rectified: bool) -> tuple[Any, str]:
-        if conv.attrs.data_layout != "NCHW" or conv.attrs.kernel_layout != "OIHW":
-            raise _RefusedError(f"layout {conv.attrs.data_layout}/{conv.attrs.kernel_layout}")
-        data = self._dequantized(conv.args[0], "input")
-        weight = self._dequantized(conv.args[1], "weight")
-        weights = _constant(weight.values, "weight").astype(np.float64)
-        per_channel = (-1, 1, 1, 1)
-        whole = weights - weight.zero_point.astype(np.float64).reshape(per_channel)
+    def _rewrite(self, call: Any, product: Any, bias: Any, rectified: bool) -> tuple[Any, str]:
+        data = self._dequantized(product.args[0], "input")
+        is_conv = is_call(product, "relax.nn.conv2d")
+        weights = self._conv_weights(product) if is_conv else self._matrix(product)
         if data.scale.size != 1 or data.zero_point.size != 1:
             raise _RefusedError("the input has several scales")
         in_scale = np.float32(data.scale.reshape(()))
         offset = float(data.zero_point.reshape(()))
         # float32 throughout, as integer runtimes compute the multiplier.
-        sum_scale = (in_scale * weight.scale.astype(np.float32)).reshape(-1)
+        sum_scale = (in_scale * weights.scale.astype(np.float32)).reshape(-1)
         out_scale = _constant(call.args[1], "output scale").astype(np.float32)
         if out_scale.size != 1:
             raise _RefusedError("the output has a scale for each channel")
@@ -116,11 +134,11 @@ class _Rewriter(Rewriter):
         x = emit(relax.op.astype(data.values, "float32"))
         if offset:
             x = emit(relax.op.subtract(x, _float(offset)))
-        y = emit(relax.Call(conv.op, [x, _float(whole)], conv.attrs))
-        channels = (1, -1, 1, 1)
-        bound = _largest_sum(whole, str(data.values.ty.dtype), offset)
+        y = emit(relax.Call(product.op, [x, _float(weights.whole)], product.attrs))
+        channels = (1, -1, 1, 1) if is_conv else (-1,)
+        bound = weights.magnitude * _largest_input(str(data.values.ty.dtype), offset)
         if bias is not None:
-            whole_bias = self._whole_bias(bias, sum_scale, whole.shape[0])
+            whole_bias = self._whole_bias(bias, sum_scale, weights.outputs)
             bound += float(np.abs(whole_bias).max())
             y = emit(relax.op.add(y, _float(whole_bias.reshape(channels))))
         y = emit(relax.op.multiply(y, _float(multiplier.reshape(channels))))
@@ -131,6 +149,29 @@ class _Rewriter(Rewriter):
         )
         exact = bound < EXACT_SUM
         return result, "exact sums" if exact else f"sums up to {bound:.3g} may round in float32"
+
+    def _conv_weights(self, conv: Any) -> _WholeWeights:
+        if conv.attrs.data_layout != "NCHW" or conv.attrs.kernel_layout != "OIHW":
+            raise _RefusedError(f"layout {conv.attrs.data_layout}/{conv.attrs.kernel_layout}")
+        found = self._dequantized(conv.args[1], "weight")
+        whole = _whole(found, (-1, 1, 1, 1))
+        magnitude = float(np.abs(whole).sum(axis=(1, 2, 3)).max())
+        return _WholeWeights(whole, found.scale, magnitude, whole.shape[0])
+
+    def _matrix(self, matmul: Any) -> _WholeWeights:
+        """The right operand (K, N), as it is or as the transposition that Gemm imports to."""
+        expr = self.bound(matmul.args[1])
+        turned = is_call(expr, "relax.permute_dims")
+        if turned and expr.attrs.axes is not None and [int(a) for a in expr.attrs.axes] != [1, 0]:
+            raise _RefusedError("the weight is no matrix")
+        found = self._dequantized(expr.args[0] if turned else expr, "weight", 0 if turned else 1)
+        if len(found.values.ty.shape) != 2:
+            raise _RefusedError("the weight is no matrix")
+        whole = _whole(found, (-1, 1) if turned else (1, -1))
+        if turned:
+            whole = np.ascontiguousarray(whole.T)
+        magnitude = float(np.abs(whole).sum(axis=0).max())
+        return _WholeWeights(whole, found.scale, magnitude, whole.shape[1])
 
     def _whole_bias(self, bias: Any, sum_scale: Array, channels: int) -> Array:
         """The bias in units of the accumulated products, one entry a channel."""
@@ -147,7 +188,7 @@ class _Rewriter(Rewriter):
             raise _RefusedError("the bias has another scale than the products")
         return values
 
-    def _dequantized(self, expr: Any, role: str) -> _Dequantized:
+    def _dequantized(self, expr: Any, role: str, outputs_axis: int = 0) -> _Dequantized:
         call = self.bound(expr)
         if not is_call(call, "relax.dequantize"):
             raise _RefusedError(f"the {role} is not quantized")
@@ -159,8 +200,9 @@ class _Rewriter(Rewriter):
             _constant(call.args[1], f"{role} scale"),
             _constant(call.args[2], f"{role} zero point"),
         )
-        # One entry a channel means an output channel only along the first axis.
-        if max(found.scale.size, found.zero_point.size) > 1 and int(call.attrs.axis) != 0:
+        # One entry a channel means an output channel only along that axis.
+        axis = int(call.attrs.axis) % max(len(call.args[0].ty.shape), 1)
+        if max(found.scale.size, found.zero_point.size) > 1 and axis != outputs_axis:
             raise _RefusedError(f"the {role} has scales along axis {int(call.attrs.axis)}")
         return found
 
@@ -173,10 +215,14 @@ class _Rewriter(Rewriter):
         if not is_call(call, "relax.add"):
             return call, None
         for first, second in (call.args, reversed(call.args)):
-            conv = self.bound_once(first)
-            if is_call(conv, "relax.nn.conv2d"):
-                return conv, second
+            product = self.bound_once(first)
+            if _is_product(product):
+                return product, second
         return call, None
+
+
+def _is_product(expr: Any) -> bool:
+    return is_call(expr, "relax.nn.conv2d") or is_call(expr, "relax.matmul")
 
 
 def _constant(expr: Any, role: str) -> Array:
@@ -190,8 +236,13 @@ def _float(value: Array | float) -> Any:
     return relax.const(np.asarray(value, dtype=np.float32), "float32")
 
 
-def _largest_sum(whole: Array, dtype: str, offset: float) -> float:
-    """The largest magnitude that the accumulated products of one output can reach."""
+def _whole(found: _Dequantized, per_channel: tuple[int, ...]) -> Array:
+    """`values - zero_point` in float64; zero points of one entry a channel take that shape."""
+    values = _constant(found.values, "weight").astype(np.float64)
+    zero_point = found.zero_point.astype(np.float64)
+    return values - (zero_point.reshape(per_channel if zero_point.size > 1 else ()))
+
+
+def _largest_input(dtype: str, offset: float) -> float:
     limits = np.iinfo(dtype)
-    largest_input = max(abs(limits.min - offset), abs(limits.max - offset))
-    return float(np.abs(whole).sum(axis=(1, 2, 3)).max() * largest_input)
+    return float(max(abs(limits.min - offset), abs(limits.max - offset)))

@@ -13,13 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("tvm_iovt._version", "tvm_iovt.errors"),
     ("tvm_iovt.types", "tvm_iovt.resources"),
-    ("tvm_iovt.host_cpu", "tvm_iovt.fusion", "tvm_iovt.roofline"),
+    ("tvm_iovt.host_cpu", "tvm_iovt.fusion", "tvm_iovt.roofline", "tvm_iovt.precision"),
     ("tvm_iovt.targets", "tvm_iovt.discrepancy", "tvm_iovt.bundle", "tvm_iovt.atomic_write"),
     ("tvm_iovt._tvm", "tvm_iovt.images"),
     ("tvm_iovt.datasets",),
     ("relay_passes",),
     ("tvm_iovt.frontend", "tvm_iovt.schedules", "tvm_iovt.nn"),
-    ("tvm_iovt.build", "tvm_iovt.onnx_fusion"),
+    ("tvm_iovt.build", "tvm_iovt.onnx_fusion", "tvm_iovt.tuning"),
     ("tvm_iovt.runtime", "tvm_iovt.accuracy", "tvm_iovt.report", "tvm_iovt.zoo"),
     ("tvm_iovt.compiler", "tvm_iovt.inference", "tvm_iovt.verification", "tvm_iovt.doctor"),
     ("tvm_iovt.cli",),
@@ -28,6 +28,7 @@ LAYERS = (
 LIGHT = (
     "errors",
     "types",
+    "precision",
     "resources",
     "roofline",
     "targets",

@@ -18,6 +18,7 @@ _X86_FLAGS = (
     "avx2",
     "fma",
     "bmi2",
+    "avx_vnni",
     "avx512f",
     "avx512bw",
     "avx512cd",
@@ -26,7 +27,7 @@ _X86_FLAGS = (
     "avx512_vnni",
     "avx512_bf16",
 )
-_ARM_FLAGS = ("neon", "asimd", "asimddp", "asimdhp")
+_ARM_FLAGS = ("neon", "asimd", "asimddp", "asimdhp", "bf16")
 
 # psABI levels: the flags that each promises beyond the one before.
 X86_LEVELS: dict[str, tuple[str, ...]] = {

@@ -68,6 +68,7 @@ def run_bundle(
     preprocess: str = "",
     output: Path | None = None,
     threads: int | None = None,
+    cpus: Sequence[int] | None = None,
     repeat: int = 0,
 ) -> Inference:
     """Run a bundle on every source; without sources, on its own sample.
@@ -82,6 +83,7 @@ def run_bundle(
         output: An `.npz` file for the output arrays: `<output name>` for one source,
             `<index>/<output name>` for several.
         threads: Worker threads.
+        cpus: CPUs to run on; by default the system decides.
         repeat: Runs to measure the latency over, on the first source; 0 measures nothing.
 
     Raises:
@@ -89,7 +91,7 @@ def run_bundle(
         BundleError: The bundle is damaged or not for this machine.
         DeviceError: The network failed while running.
     """
-    executor = runtime.load(path, target=target, threads=threads)
+    executor = runtime.load(path, target=target, threads=threads, cpus=cpus)
     manifest = executor.manifest
     recipe = images.preset(preprocess) if preprocess else manifest.preprocess
     names = _read_labels(labels) if labels else manifest.labels

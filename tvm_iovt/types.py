@@ -327,7 +327,9 @@ class Manifest:
     """Everything needed to load, check and explain a bundle.
 
     `reference` names what computed the sample's expected outputs, empty when there are none;
-    `tolerance` is what every device accepts on the sample.
+    `tolerance` is what every device accepts on the sample; `precision` is what the convolutions of
+    a float32 model compute in (`fp32`, `bf16`, `fp16`), or `int8` for a quantized model that was
+    asked to be computed in integers.
     """
 
     SCHEMA: typing.ClassVar[str] = "tvm-iovt/manifest/1"
@@ -349,6 +351,7 @@ class Manifest:
     decisions: tuple[Decision, ...]
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
+    precision: str = "fp32"
 
 
 def to_json(value: Any) -> Any:

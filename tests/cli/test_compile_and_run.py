@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
+from tvm_iovt import host_cpu
 from tvm_iovt.cli.main import run
+from tvm_iovt.errors import UsageError
+from tvm_iovt.precision import check_model
 
 
 @pytest.fixture(scope="module")
@@ -235,4 +244,109 @@ def test_arm_code_is_verified_under_emulation(digits: Path, capsys) -> None:
         pytest.skip("the aarch64 wheels of TVM are not reachable")
     assert code == 0, err
     assert "qemu-aarch64" in out
+    assert "passed" in out
+
+
+needs_bf16 = pytest.mark.skipif(
+    "avx512_bf16" not in host_cpu.flags(), reason="this CPU has no avx512_bf16"
+)
+
+
+@needs_bf16
+def test_bf16_reports_its_error_beside_the_speed(digits: Path, capsys) -> None:
+    bundle = digits / "bf16.iovt"
+    code, out, _ = output(
+        capsys, "compile", digits / "digits.onnx", "-o", bundle, "--precision", "bf16"
+    )
+    assert code == 0
+    assert "Cosine" in out
+    assert "Tolerance: cosine >= 0.99" in out
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["precision"] == "bf16"
+    (deployment,) = manifest["deployments"]
+    assert deployment["discrepancy"]["outputs"][0]["max_abs"] > 1e-5
+    assert any("avx512_bf16" in d["reason"] for d in manifest["decisions"])
+    code, out, _ = output(capsys, "inspect", bundle)
+    assert "precision     bf16" in out
+    assert "precision bf16" in (bundle / "report.html").read_text()
+    assert output(capsys, "verify", bundle)[0] == 0
+
+
+def test_precisions_that_do_not_fit_are_refused(digits: Path, tmp_path: Path, capsys) -> None:
+    model = digits / "digits.onnx"
+    compile_ = ("compile", model, "-o", tmp_path / "x.iovt")
+    code, _, err = output(capsys, *compile_, "--targets", "arm", "--precision", "fp16")
+    assert code == 4
+    assert "half-precision arithmetic (ARMv8.2 fullfp16), which arm has not" in err
+    code, _, err = output(
+        capsys, *compile_, "--targets", "raspberry-pi-5", "--precision", "int8", "--no-verify"
+    )
+    assert code == 2
+    assert "needs a quantized model, and digits.onnx computes in float32" in err
+    code, _, err = output(capsys, *compile_, "--precision", "fp8")
+    assert code == 2
+    assert "'fp32', 'bf16', 'fp16', 'int8'" in err
+    assert not (tmp_path / "x.iovt").exists()
+
+
+def test_the_precision_comes_from_the_configuration_too(
+    digits: Path, tmp_path: Path, capsys
+) -> None:
+    config = tmp_path / "iovt.toml"
+    config.write_text('[compile]\nprecision = "fp16"\ntargets = "arm"\n')
+    code, _, err = output(capsys, "compile", digits / "digits.onnx", "--config", config)
+    assert code == 4
+    assert "--precision fp16" in err
+
+
+@pytest.fixture(scope="module")
+def quantized_digits(digits: Path) -> Path:
+    """Quantized the way the refusal of `--precision int8` describes."""
+    folder = digits / "quantizing" / "test_data_set_0"
+    folder.mkdir(parents=True)
+    shutil.copy(digits / "digits.onnx", folder.parent)
+    (spec,) = onnx.load(str(digits / "digits.onnx")).graph.input
+    shape = [dim.dim_value for dim in spec.type.tensor_type.shape.dim]
+    image = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+    (folder / "input_0.pb").write_bytes(onnx.numpy_helper.from_array(image).SerializeToString())
+    with pytest.raises(UsageError) as error:
+        check_model("int8", "float32", "digits.onnx")
+    command = re.search(r"`python (.*?)`", error.value.do)
+    assert command is not None
+    arguments = [sys.executable, *shlex.split(command[1])]
+    subprocess.run(arguments, cwd=folder.parent, check=True, capture_output=True)
+    return folder.parent / "quantized.onnx"
+
+
+@pytest.mark.skipif("avx512_vnni" not in host_cpu.flags(), reason="this CPU has no avx512_vnni")
+def test_int8_computes_a_quantized_model_in_integers(quantized_digits: Path, capsys) -> None:
+    bundle = quantized_digits.with_suffix(".iovt")
+    code, out, err = output(
+        capsys, "compile", quantized_digits, "-o", bundle, "--precision", "int8", "-v"
+    )
+    assert code == 0, err
+    assert "4 inputs a step with avx512_vnni" in out
+
+
+@pytest.mark.arm
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_reduced_precision_runs_on_an_emulated_board(
+    precision: str, digits: Path, quantized_digits: Path, tmp_path: Path, capsys
+) -> None:
+    from tvm_iovt.errors import ToolchainError
+    from tvm_iovt.runtime.emulate import find_emulator
+
+    try:
+        find_emulator("aarch64")
+    except ToolchainError as error:
+        pytest.skip(f"no aarch64 emulation: {error.what}; {error.do}")
+    model = quantized_digits if precision == "int8" else digits / "digits.onnx"
+    arguments = ("compile", model, "-o", tmp_path / "x.iovt", "--emulate")
+    code, out, err = output(
+        capsys, *arguments, "--targets", "raspberry-pi-5", "--precision", precision
+    )
+    if code == 4 and "pip download" in err:
+        pytest.skip("the aarch64 wheels of TVM are not reachable")
+    assert code == 0, err
+    assert "under qemu" in out
     assert "passed" in out

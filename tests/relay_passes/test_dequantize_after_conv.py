@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -254,3 +255,90 @@ def test_float_convolutions_are_not_touched(make_model) -> None:
     after, decisions = rewrite(model)
     assert decisions == []
     assert count(after, "relax.nn.conv2d") == 1
+
+
+def quantized_matrix_product(
+    make_model: Callable[..., onnx.ModelProto],
+    *,
+    lead: tuple[int, ...] = (4,),
+    transposed: bool = False,
+    bias: bool = False,
+    scales_axis: int | None = None,
+    per_tensor: bool = False,
+) -> onnx.ModelProto:
+    """float -> Q -> DQ -> Gemm or MatMul with int8 weights -> Q -> DQ."""
+    random = np.random.default_rng(4)
+    depth, features = 24, 24
+    shape = (features, depth) if transposed else (depth, features)
+    axis = scales_axis if scales_axis is not None else (0 if transposed else 1)
+    scales = random.uniform(0.001, 0.02, () if per_tensor else features).astype(np.float32)
+    constants: dict[str, Any] = {
+        "sx": np.float32(0.031),
+        "zx": np.int8(-7),
+        "w": random.integers(-128, 128, shape).astype(np.int8),
+        "sw": scales,
+        "zw": np.zeros(scales.shape, np.int8),
+        "sy": np.float32(0.0771),
+        "zy": np.int8(5),
+    }
+    inputs = ["xf", "wf"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wf"], axis=axis),
+    ]
+    if bias:
+        constants["b"] = random.integers(-4000, 4000, features).astype(np.int32)
+        constants["sb"] = np.float32(0.031) * np.broadcast_to(scales, features)
+        constants["zb"] = np.zeros(features, np.int32)
+        nodes.append(helper.make_node("DequantizeLinear", ["b", "sb", "zb"], ["bf"], axis=0))
+        inputs.append("bf")
+    if transposed or bias:
+        nodes.append(helper.make_node("Gemm", inputs, ["c"], transB=int(transposed)))
+    else:
+        nodes.append(helper.make_node("MatMul", inputs, ["c"]))
+    nodes += [
+        helper.make_node("QuantizeLinear", ["c", "sy", "zy"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "sy", "zy"], ["y"]),
+    ]
+    return make_model(nodes, {"x": [*lead, depth]}, {"y": [*lead, features]}, constants)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lead": (2, 3)},
+        {"transposed": True},
+        {"transposed": True, "bias": True},
+        {"bias": True},
+        {"transposed": True, "per_tensor": True},
+    ],
+    ids=str,
+)
+def test_matrix_products_of_whole_numbers(options: dict[str, Any], make_model) -> None:
+    model = quantized_matrix_product(make_model, **options)
+    after, decisions = rewrite(model)
+    assert [(d.applied, d.reason) for d in decisions] == [(True, "exact sums")]
+    assert decisions[0].subject.startswith("matmul ")
+    assert count(after, "relax.dequantize") == 1
+    assert_exact(model, after)
+
+
+@pytest.mark.parametrize(("transposed", "axis"), [(False, 0), (True, 1)])
+def test_scales_along_the_inputs_of_a_matrix_are_refused(transposed, axis, make_model) -> None:
+    model = quantized_matrix_product(make_model, transposed=transposed, scales_axis=axis)
+    assert f"weight has scales along axis {axis}" in refused(model)
+
+
+def test_products_of_activations_are_left_alone(make_model) -> None:
+    scale = {"s": np.float32(0.05), "z": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xf"]),
+        helper.make_node("MatMul", ["xf", "xf"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "s", "z"], ["y"]),
+    ]
+    model = make_model(nodes, {"x": [6, 6]}, {"y": [6, 6]}, scale)
+    assert "weight is not a constant" in refused(model)

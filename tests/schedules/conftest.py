@@ -15,6 +15,7 @@ from tvm.relax.backend.cpu_generic import pipeline
 from tvm.relax.frontend.onnx import from_onnx
 
 from tvm_iovt.schedules.cpu import lower_for_cpu
+from tvm_iovt.schedules.selection import Selector
 from tvm_iovt.types import CpuSpec, Decision
 
 AVX512 = CpuSpec(
@@ -101,7 +102,12 @@ class Result:
 
 
 def _check(
-    model: onnx.ModelProto, cpu: str = "avx512", rtol: float = 1e-4, atol: float = 1e-5
+    model: onnx.ModelProto,
+    cpu: str = "avx512",
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    select: Selector | None = None,
+    native: bool = False,
 ) -> Result:
     rng = np.random.default_rng(0)
     feeds = {
@@ -116,8 +122,8 @@ def _check(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     reference = session.run(None, feeds)
-    target = host_target()
-    lowered, decisions = lower_for_cpu(imported(model), CPUS[cpu], target)
+    target = target_of(CPUS[cpu]) if native else host_target()
+    lowered, decisions = lower_for_cpu(imported(model), CPUS[cpu], target, select=select)
     machine = relax.VirtualMachine(build(lowered, target), tvm.cpu())
     result = machine["main"](*(tvm.runtime.tensor(v) for v in feeds.values()))
     outputs = [result] if hasattr(result, "numpy") else list(result)
@@ -130,7 +136,10 @@ def _check(
 
 @pytest.fixture(scope="session")
 def check() -> Callable[..., Result]:
-    """Lower a model for a CPU, run it on the host, compare with ONNX Runtime."""
+    """Lower a model for a CPU, run it on the host, compare with ONNX Runtime.
+
+    The instructions are those of the host, with `native` those of the CPU (which it must have).
+    """
     return _check
 
 
@@ -164,6 +173,18 @@ def _llvm_source(executable: Any) -> str:
         if module.kind == "llvm":
             seen += str(module.inspect_source("asm"))
     return seen
+
+
+@pytest.fixture(scope="session")
+def host() -> Any:
+    """Target of this machine."""
+    return host_target()
+
+
+@pytest.fixture(scope="session", name="build")
+def build_fixture() -> Callable[[Any, Any], Any]:
+    """Compile a lowered module for a target."""
+    return build
 
 
 @pytest.fixture

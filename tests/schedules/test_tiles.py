@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 from tvm_iovt.schedules.convolution import pack_depthwise_weights, pack_weights
 from tvm_iovt.schedules.tiles import (
+    balance,
+    balanced_divisor,
     contraction_tile,
     largest_divisor,
+    ranked_tiles,
     vector_width,
     window_cols,
 )
@@ -70,3 +73,34 @@ def test_divisors():
     assert largest_divisor(13, 12) == 1
     assert vector_width(24, 16) == 8
     assert vector_width(1001, 16) == 1
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 16), st.integers(1, 9))
+def test_pieces_are_balanced_and_then_large(extent, limit, cores, others):
+    piece = balanced_divisor(extent, limit, cores, others)
+    assert extent % piece == 0 and (piece <= limit or piece == 1)
+    best = balance(extent // piece * others, cores)
+    for other in (d for d in range(1, min(extent, limit) + 1) if extent % d == 0):
+        shared = balance(extent // other * others, cores)
+        assert shared < best or (shared == best and other <= piece)
+
+
+def test_balance_is_the_share_of_time_that_cores_work():
+    assert balance(4, 2) == 1
+    assert balance(7, 2) == 7 / 8
+    assert balance(1, 4) == 1 / 4
+
+
+@pytest.mark.parametrize("channels", [24, 40, 72, 120])
+def test_half_vectors_where_whole_ones_stick_out(cpus, channels):
+    """A CPU with 512-bit registers computes two halves in the time of one."""
+    tile = contraction_tile(28, 28, channels, cpus["avx512"])
+    assert channels % tile.channels == 0
+    assert contraction_tile(28, 28, 2 * 16, cpus["avx512"]).lanes == 16
+    assert contraction_tile(28, 28, channels, cpus["avx2"]).lanes == 8
+
+
+def test_the_tile_is_the_first_of_the_ranked(cpu):
+    ranked = ranked_tiles(28, 28, 96, cpu)
+    assert ranked[0][1] == contraction_tile(28, 28, 96, cpu)
+    assert len({tile for _, tile in ranked}) == len(ranked)

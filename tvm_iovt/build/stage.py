@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from tvm_iovt import _tvm
-from tvm_iovt.build import cuda
+from tvm_iovt.build import cpu_pipeline, cuda
 from tvm_iovt.build.cuda_pipeline import lower_for_cuda
 from tvm_iovt.build.link import Linker
 from tvm_iovt.errors import IovtError, ModelError
 from tvm_iovt.schedules.cpu import lower_for_cpu
+from tvm_iovt.schedules.selection import Selector
 from tvm_iovt.types import Decision, TargetSpec
 
 
 def build_stage(
-    module: Any, spec: TargetSpec, linker: Linker, output: Path
+    module: Any,
+    spec: TargetSpec,
+    linker: Linker,
+    output: Path,
+    precision: str = "fp32",
+    select: Selector | None = None,
 ) -> tuple[tuple[Decision, ...], int]:
     """Compile `main` of a Relax module for a target and link it, parameters inside.
 
@@ -25,6 +31,8 @@ def build_stage(
         spec: The target.
         linker: Linker for `spec.cpu`.
         output: Path of the shared library.
+        precision: What the kernels of a CPU compute in, see `schedules.cpu.lower_for_cpu`.
+        select: Chooses the kernels of convolutions on a CPU; by default prediction does.
 
     Returns:
         What the lowering decided for each kernel, and the bytes of parameters inside.
@@ -37,12 +45,14 @@ def build_stage(
     decisions: list[Decision] = []
     with _code_generator(spec), target, _compiler_errors(spec):
         if spec.gpu is None:
-            lowered, notes = lower_for_cpu(module, spec.cpu, target)
+            lowered, notes = lower_for_cpu(module, spec.cpu, target, precision, select)
             decisions += notes
+            tir_pipeline = cpu_pipeline.register()
         else:
             lowered = lower_for_cuda(module, target)
+            tir_pipeline = "default"
         executable = _tvm.relax.build(
-            lowered, target=target, relax_pipeline=_vm_pipeline(), tir_pipeline="default"
+            lowered, target=target, relax_pipeline=_vm_pipeline(), tir_pipeline=tir_pipeline
         )
         executable.export_library(str(output), fcompile=linker.fcompile())
     if spec.gpu is not None:

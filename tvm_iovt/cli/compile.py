@@ -22,6 +22,26 @@ from tvm_iovt.cli.options import common_options, input_shape_option, print_json
     show_default=True,
     help="Fold branches, batch norms and sequences: all that is exact, what saves time, or none.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of convolutions and matrix products. fp32: as the model says, so a quantized model "
+    "computes in integers; bf16: operands rounded, sums in float32; fp16: sums too; int8: integers "
+    "for a quantized model, an error for others.",
+)
+@click.option(
+    "--winograd/--no-winograd",
+    default=True,
+    help="Winograd's algorithm for convolutions, where it is faster and accurate enough (default).",
+)
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Time the kernels of each convolution on this machine and use the fastest; remembered for "
+    "later compilations. Targets must be this machine's CPU.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--verify/--no-verify", default=True, help="Compare with the reference (default).")
 @click.option("--keep", is_flag=True, help="Keep a bundle whose comparison failed (still exit 6).")
@@ -42,6 +62,9 @@ def compile_command(
     output: Path | None,
     input_shapes: tuple[str, ...],
     fuse: str,
+    precision: str,
+    winograd: bool,
+    measure: bool,
     overwrite: bool,
     verify: bool,
     keep: bool,
@@ -80,6 +103,9 @@ def compile_command(
         preprocess=preprocess,
         cross_compiler=cross_compiler,
         fuse=fuse,
+        precision=precision,
+        winograd=winograd,
+        measure=measure,
     )
     with steps() as progress:
         result = compile_model(model, options, progress=progress)
@@ -87,6 +113,10 @@ def compile_command(
         print_json({"bundle": str(result.path), "manifest": to_json(result.manifest)})
         return
     tables.render(tables.deployments_table(result.manifest.deployments), sys.stdout)
+    if precision != "fp32":
+        for deployment in result.manifest.deployments:
+            if deployment.discrepancy is not None:
+                tables.render(tables.discrepancy_table(deployment.discrepancy), sys.stdout)
     if verbosity:
         tables.render(tables.decisions_table(result.manifest.decisions), sys.stdout)
     click.echo(f"wrote {result.path}  (report: {result.path / 'report.html'})")

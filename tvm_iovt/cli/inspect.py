@@ -127,6 +127,8 @@ def _bundle_parts(manifest: Manifest, *, every: bool, decisions: bool) -> list[R
             f"TVM FFI {manifest.tvm_ffi_version}",
         ),
     ]
+    if manifest.precision != "fp32":
+        facts.append(("precision", manifest.precision))
     if manifest.preprocess is not None:
         facts.append(("images", f"{manifest.preprocess.name}, {manifest.preprocess.channels}"))
     if manifest.labels:

@@ -20,6 +20,7 @@ from tvm_iovt.cli.options import common_options, print_json
 @click.option("--preprocess", default="", help="Image preset, over the bundle's own.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to a .npz file.")
 @click.option("--threads", type=int, help="Threads to use; default: all cores.")
+@click.option("--cpus", help="CPUs to run on, such as 0,2-3; default: the system decides.")
 @click.option("--repeat", default=0, help="Also measure the latency over this many runs.")
 @common_options
 def run_command(
@@ -31,6 +32,7 @@ def run_command(
     preprocess: str,
     output: Path | None,
     threads: int | None,
+    cpus: str | None,
     repeat: int,
     as_json: bool,
     verbosity: int,
@@ -42,6 +44,7 @@ def run_command(
     """
     from tvm_iovt.inference import run_bundle
     from tvm_iovt.report import tables
+    from tvm_iovt.runtime.threads import parse_cpus
     from tvm_iovt.types import to_json
 
     result = run_bundle(
@@ -53,6 +56,7 @@ def run_command(
         preprocess=preprocess,
         output=output,
         threads=threads,
+        cpus=parse_cpus(cpus) if cpus is not None else None,
         repeat=repeat,
     )
     if as_json:

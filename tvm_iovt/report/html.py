@@ -58,6 +58,7 @@ def _header(manifest: Manifest) -> Markup:
         f"tvm-iovt {manifest.tool_version}",
         f"TVM {manifest.tvm_version}",
         f"TVM FFI {manifest.tvm_ffi_version}",
+        *((f"precision {manifest.precision}",) if manifest.precision != "fp32" else ()),
         manifest.created,
     )
     digest = element(

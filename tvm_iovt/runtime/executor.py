@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,16 @@ _FFI_ERRORS = (
 )
 _POOLED_ALLOCATOR = 2  # AllocatorType of tvm/runtime/memory/memory_manager.h
 _ALIGNMENT_BYTES = 64  # what compiled kernels assume of their arguments
+_SMALL_BYTES = 16384  # what is copied in less time than it takes to describe it to TVM
 
 
 def load(
-    path: str | Path, *, target: str | None = None, check: bool = True, threads: int | None = None
+    path: str | Path,
+    *,
+    target: str | None = None,
+    check: bool = True,
+    threads: int | None = None,
+    cpus: Sequence[int] | None = None,
 ) -> Executor:
     """Load a bundle for this machine.
 
@@ -51,15 +57,20 @@ def load(
             code of theirs. The sample is verified when it is used.
         threads: Worker threads of the CPU stages, for the whole process. By default
             `$TVM_NUM_THREADS`, else the physical cores on x86 and the big cores on ARM.
+        cpus: CPUs that the calling thread and its workers run on, to keep several networks out of
+            each other's way; by default the system decides. Give it with the first network that
+            a thread loads.
 
     Raises:
         BundleError: The bundle is damaged, or of another version of TVM, or holds no (or more
             than one) deployment that fits this machine.
         DeviceError: The device cannot be used.
         UsageError: `threads` is not positive, larger than the number of cores, or comes too
-            late in this process.
+            late in this process; or there is no such CPU.
     """
     path = Path(path)
+    if cpus is not None:
+        thread_pool.set_cpus(tuple(cpus))
     manifest = bundle.read_manifest(path)
     packed = path / "lib"
     libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
@@ -105,6 +116,7 @@ class Executor:
             _CompiledStage(path, stage, libraries[stage.index], _target(path, stage, targets), ffi)
             for stage in deployment.plan.stages
         )
+        self._places = {spec.name: _InputPlace(spec, ffi) for spec in manifest.inputs}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -196,16 +208,15 @@ class Executor:
         return compare(actual, expected, tolerance=tolerance, reference=self.manifest.reference)
 
     def _check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
-        specs = {spec.name: spec for spec in self.inputs}
-        wanted = "; ".join(map(str, self.inputs))
-        if set(inputs) != set(specs):
+        if inputs.keys() != self._places.keys():
+            wanted = "; ".join(map(str, self.inputs))
             given = ", ".join(map(repr, inputs)) or "none"
             raise UsageError("The inputs have the wrong names", seen=given, do=f"give {wanted}")
-        for name, spec in specs.items():
-            array = inputs[name]
+        for name, place in self._places.items():
+            array, spec = inputs[name], place.spec
             if not isinstance(array, np.ndarray):
                 raise UsageError(f"Input {name} is not a NumPy array", seen=type(array).__name__)
-            if array.shape != spec.shape or array.dtype != np.dtype(spec.dtype):
+            if array.shape != spec.shape or array.dtype != place.dtype:
                 shape = "x".join(map(str, array.shape)) or "scalar"
                 raise UsageError(
                     f"Input {name} has the wrong shape or dtype",
@@ -214,10 +225,7 @@ class Executor:
                 )
 
     def _feed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        return {
-            name: self._ffi.from_dlpack(_aligned(array), require_alignment=_ALIGNMENT_BYTES)
-            for name, array in inputs.items()
-        }
+        return {name: self._places[name].tensor(array) for name, array in inputs.items()}
 
     def _place(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """The network's inputs on the device of the first stage that takes each."""
@@ -259,6 +267,39 @@ def _new_name(file: Path) -> Iterator[Path]:
         yield name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _InputPlace:
+    """Where an input is put that kernels cannot read as it is: aligned, and made only once."""
+
+    def __init__(self, spec: TensorSpec, ffi: Any) -> None:
+        self.spec = spec
+        self.dtype = np.dtype(spec.dtype)
+        self._ffi = ffi
+        self._array: np.ndarray | None = None
+        self._tensor: Any = None
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """The array as a tensor; a copy of it if it is small, unaligned or not contiguous.
+
+        The copy is overwritten by the next call.
+        """
+        flags = array.flags
+        if (
+            array.nbytes > _SMALL_BYTES
+            and flags.c_contiguous
+            and flags.writeable
+            and array.ctypes.data % _ALIGNMENT_BYTES == 0
+        ):
+            return self._ffi.from_dlpack(array, require_alignment=_ALIGNMENT_BYTES)
+        if self._array is None:
+            buffer = np.empty(array.nbytes + _ALIGNMENT_BYTES, np.uint8)
+            start = -buffer.ctypes.data % _ALIGNMENT_BYTES
+            place = buffer[start : start + array.nbytes].view(self.dtype).reshape(self.spec.shape)
+            self._tensor = self._ffi.from_dlpack(place, require_alignment=_ALIGNMENT_BYTES)
+            self._array = place
+        np.copyto(self._array, array)
+        return self._tensor
 
 
 class _CompiledStage:
@@ -376,18 +417,6 @@ def _target(path: Path, stage: Stage, targets: Mapping[str, TargetSpec]) -> Targ
             do="compile the model again",
         )
     return targets[stage.target]
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """The array itself if kernels can read it as it is, else a C-contiguous, aligned copy."""
-    flags = array.flags
-    if flags.c_contiguous and flags.writeable and array.ctypes.data % _ALIGNMENT_BYTES == 0:
-        return array
-    buffer = np.empty(array.nbytes + _ALIGNMENT_BYTES, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT_BYTES
-    copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def _to_device(ffi: Any, tensor: Any, device_type: int) -> Any:

@@ -57,6 +57,45 @@ def set_count(ffi: Any, threads: int) -> None:
         )
 
 
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """CPU numbers from `0,2-3`, as `taskset` and `/proc` write them.
+
+    Raises:
+        UsageError: The text is something else.
+    """
+    cpus: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError("The list of CPUs cannot be read", seen=text, do="write it as 0,2-3")
+        cpus += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(cpus))
+
+
+def set_cpus(cpus: tuple[int, ...]) -> None:
+    """Run on these CPUs only: the calling thread, and the workers that it starts later.
+
+    TVM keeps a pool of workers for each thread that runs networks, and they inherit its CPUs. So a
+    thread for each network, on CPUs of its own, keeps several networks out of each other's way.
+    Without a count from the user the pool gets one thread for each of the CPUs.
+
+    Raises:
+        UsageError: There is no such CPU, or this process may not use it.
+    """
+    allowed = os.sched_getaffinity(0)
+    if not cpus or not set(cpus) <= allowed:
+        raise UsageError(
+            "These CPUs cannot be used",
+            seen=f"{','.join(map(str, cpus)) or 'none'}; this process may use "
+            f"{','.join(map(str, sorted(allowed)))}",
+            do="choose among those",
+        )
+    os.sched_setaffinity(0, cpus)
+    os.environ[BIND] = "0"
+    if os.environ.get(COUNT) is None or int(os.environ[COUNT]) > len(cpus):
+        os.environ[COUNT] = str(len(cpus))
+
+
 def physical_cores() -> int:
     """Cores that this process may run on, hyper-threads of one core counted once."""
     cpus = os.sched_getaffinity(0)

@@ -1,4 +1,4 @@
-"""Evaluation of constant expressions with NumPy, and restoration of clipping.
+"""Evaluation of constant expressions with NumPy, and what only hides them: tuples, clip kernels.
 
 Relax's own constant folding compiles a kernel per expression; data movement and the arithmetic of
 folded normalisations are evaluated here instead, in microseconds.
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tvm_iovt.schedules.activations import simplify_activations
+from tvm_iovt.schedules.affine import merge_affine
 from tvm_iovt.schedules.template import blocks
 from tvm_iovt.schedules.tensors import (
     array_of,
@@ -126,11 +128,19 @@ class FoldConstants(PyExprMutator):  # type: ignore[misc]
         super().__init__(mod)
         self.mod = mod
         self.known: dict[Any, Any] = {}
+        self.tuples: dict[Any, Any] = {}
 
     def visit_var_binding_(self, binding: Any) -> None:
-        """Remember constants instead of binding them."""
+        """Remember constants instead of binding them, and the fields of tuples."""
         value = self.visit_expr(binding.value)
-        if is_constant(value) and isinstance(binding.var, relax.DataflowVar):
+        internal = isinstance(binding.var, relax.DataflowVar)
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
+            # The importer returns normalisations as tuples, of which one field is read.
+            value = self.tuples[value.tuple_value].fields[int(value.index)]
+            if internal and isinstance(value, relax.Var):
+                self.set_var_remap(binding.var, value)
+                return
+        if is_constant(value) and internal:
             self.known[binding.var] = value
             return
         var = (
@@ -140,6 +150,8 @@ class FoldConstants(PyExprMutator):  # type: ignore[misc]
             else self.builder_.emit_output(value)
         )
         self.set_var_remap(binding.var, var)
+        if isinstance(value, relax.Tuple):
+            self.tuples[var] = value
 
     def visit_dataflow_var_(self, var: Any) -> Any:
         """The constant that the variable stands for, if any."""
@@ -171,8 +183,9 @@ class FoldConstants(PyExprMutator):  # type: ignore[misc]
 
 
 def fold_constants(mod: Any) -> Any:
-    """Evaluate constant expressions of `main` and restore clipping operators."""
+    """Evaluate constant expressions of `main`, restore clipping, simplify what is left."""
     functions = dict(mod.functions.items())
     functions[mod.get_global_var("main")] = FoldConstants(mod).visit_expr(mod["main"])
     folded = tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
-    return relax.transform.DeadCodeElimination()(folded)
+    simple = relax.transform.DeadCodeElimination()(simplify_activations(folded))
+    return relax.transform.DeadCodeElimination()(merge_affine(simple))

@@ -7,13 +7,18 @@ elements beyond the output.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tvm_iovt.schedules.border import Border
 from tvm_iovt.schedules.tiles import Tile, ceil_div
 from tvm_iovt.schedules.tvm_api import te, tirx
+
+MAX_PLANES = 4
+"""Channels up to which the image that enters a network stays NCHW."""
 
 TEMPLATE_KEY = "tvm_iovt.template"
 TILE_KEY = "tvm_iovt.tile"
@@ -30,7 +35,7 @@ class Conv2d:
         out_channels: Output channels of all groups.
         kernel: Kernel rows and columns.
         strides: Vertical and horizontal step.
-        padding: Top, left, bottom, right.
+        padding: Top, left, bottom, right; negative numbers crop.
         dilation: Vertical and horizontal distance of kernel elements.
         groups: Independent groups of channels.
     """
@@ -76,6 +81,32 @@ class Conv2d:
         return height, width
 
 
+def border_of(conv: Conv2d, rows: int, cols: int) -> Border:
+    """The zeros that an image needs around it under `rows x cols` outputs."""
+    height, width = conv.extent_read(rows, cols)
+    top, left = conv.padding[:2]
+    return Border(
+        top=top,
+        left=left,
+        bottom=max(0, height - top - conv.in_size[0]),
+        right=max(0, width - left - conv.in_size[1]),
+    )
+
+
+def without_padding(conv: Conv2d, border: Border) -> Conv2d:
+    """The same convolution over an image that has its border of zeros already.
+
+    What the border has beyond the padding is cropped: the outputs stay the same.
+    """
+    rows, cols = conv.in_size
+    _, _, bottom, right = conv.padding
+    return dataclasses.replace(
+        conv,
+        in_size=(rows + border.top + border.bottom, cols + border.left + border.right),
+        padding=(0, 0, bottom - border.bottom, right - border.right),
+    )
+
+
 def pack_weights(weights: np.ndarray, groups: int, panel: int) -> np.ndarray:
     """OIHW weights (O, C/groups, KH, KW) as panels (P, KH, KW, C/groups, panel).
 
@@ -98,18 +129,26 @@ def pack_depthwise_weights(weights: np.ndarray, channels: int) -> np.ndarray:
     return padded
 
 
-def _padded_image(
-    data: Any, conv: Conv2d, rows: int, cols: int, channels: int, *, channels_first: bool
+def padded_image(
+    data: Any,
+    conv: Conv2d,
+    rows: int,
+    cols: int,
+    channels: int,
+    *,
+    channels_first: bool,
+    planar: bool = False,
 ) -> Any:
     """The zero-padded NHWC image under `rows x cols` outputs, or `data` if that is it already.
 
-    Grouped convolutions get (batch, groups, H, W, C / groups) where padding is needed.
+    With `planar` an NCHW image stays NCHW. Grouped convolutions get
+    (batch, groups, H, W, C / groups) where padding is needed.
     """
     height, width = conv.extent_read(rows, cols)
     in_rows, in_cols = conv.in_size
     top, left = conv.padding[0], conv.padding[1]
     fits = top == left == 0 and height <= in_rows and width <= in_cols
-    if fits and channels == conv.in_channels and not channels_first:
+    if fits and channels == conv.in_channels and channels_first == planar:
         return data
     zero = tirx.const(0, data.dtype)
 
@@ -128,6 +167,12 @@ def _padded_image(
             inside.append(c < conv.in_channels)
         return tirx.if_then_else(tirx.all(*inside), value, zero) if inside else value
 
+    if planar:
+        return te.compute(
+            (conv.batch, channels, height, width),
+            lambda n, c, h, w: element(n, h, w, c),
+            name="padded",
+        )
     if conv.groups == 1 or conv.is_depthwise:
         return te.compute((conv.batch, height, width, channels), element, name="padded")
     # The channels of a group lie together: pixels a power of two apart would share cache sets.
@@ -158,7 +203,18 @@ def conv2d_packed(
     per_group_in = conv.in_channels // conv.groups
     per_group_out = conv.out_channels // conv.groups
     panels = ceil_div(per_group_out, panel)
-    image = _padded_image(data, conv, rows, cols, conv.in_channels, channels_first=channels_first)
+    # Each element of the image is broadcast, so that its layout does not matter to the inner loop;
+    # a few planes are padded faster than pixels of a few channels.
+    planar = channels_first and conv.groups == 1 and conv.in_channels <= MAX_PLANES
+    image = padded_image(
+        data,
+        conv,
+        rows,
+        cols,
+        conv.in_channels,
+        channels_first=channels_first,
+        planar=planar,
+    )
     kh = te.reduce_axis((0, conv.kernel[0]), "kh")
     kw = te.reduce_axis((0, conv.kernel[1]), "kw")
     ic = te.reduce_axis((0, per_group_in), "ic")
@@ -166,7 +222,9 @@ def conv2d_packed(
     def element(n: Any, h: Any, w: Any, o: Any) -> Any:
         row = h * conv.strides[0] + kh * conv.dilation[0]
         col = w * conv.strides[1] + kw * conv.dilation[1]
-        if conv.groups == 1:
+        if planar:
+            pixel = image(n, ic, row, col)
+        elif conv.groups == 1:
             pixel = image(n, row, col, ic)
         elif len(image.shape) == 5:
             pixel = image(n, o // (panels * panel), row, col, ic)
@@ -217,7 +275,7 @@ def depthwise_packed(
     out_rows, out_cols = conv.out_size
     channels = int(weight.shape[2])
     covered = ceil_div(out_cols, cols) * cols
-    image = _padded_image(data, conv, out_rows, covered, channels, channels_first=channels_first)
+    image = padded_image(data, conv, out_rows, covered, channels, channels_first=channels_first)
     kh = te.reduce_axis((0, conv.kernel[0]), "kh")
     kw = te.reduce_axis((0, conv.kernel[1]), "kw")
 

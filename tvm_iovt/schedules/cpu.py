@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from tvm_iovt.schedules.border import fill_border, fuse_like_elementwise, write_inside
 from tvm_iovt.schedules.constants import fold_constants
 from tvm_iovt.schedules.contraction import Contraction
+from tvm_iovt.schedules.dot_template import DotProduct
 from tvm_iovt.schedules.elementwise import Elementwise, ParallelOnly
 from tvm_iovt.schedules.layout import propagate_channels_last
 from tvm_iovt.schedules.packing import pack_constant_weights
+from tvm_iovt.schedules.reduced_precision import reduce_precision
 from tvm_iovt.schedules.reduction import Reduction
+from tvm_iovt.schedules.selection import Selector, predict
 from tvm_iovt.schedules.template import Refusal, Template
+from tvm_iovt.schedules.tiles import lanes_of
 from tvm_iovt.schedules.tvm_api import Schedule, relax, tirx, tvm
 from tvm_iovt.schedules.vector_math import legalize_map
 from tvm_iovt.schedules.window import Window
+from tvm_iovt.schedules.winograd_template import Winograd
 from tvm_iovt.types import CpuSpec, Decision
 
 SCHEDULED = "tirx.is_scheduled"
@@ -22,6 +29,10 @@ SCHEDULED = "tirx.is_scheduled"
 TRANSFORM = "ScheduleForCpu"
 
 TEMPLATES: tuple[Template, ...] = (
+    DotProduct(),
+    DotProduct(fuse=False),
+    Winograd(),
+    Winograd(fuse=False),
     Contraction(),
     Contraction(fuse=False),
     Window(),
@@ -33,7 +44,13 @@ TEMPLATES: tuple[Template, ...] = (
 """In order of preference; the first that matches and applies wins."""
 
 
-def lower_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> tuple[Any, tuple[Decision, ...]]:
+def lower_for_cpu(
+    mod: Any,
+    cpu: CpuSpec,
+    target: Any,
+    precision: str = "fp32",
+    select: Selector | None = None,
+) -> tuple[Any, tuple[Decision, ...]]:
     """Legalise, fuse and schedule a Relax module for a CPU.
 
     Args:
@@ -41,15 +58,24 @@ def lower_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> tuple[Any, tuple[Decis
             images are NCHW, as the ONNX importer makes them.
         cpu: Vector width, registers, caches and cores to schedule for.
         target: `tvm.target.Target` of kind `llvm` for the same CPU.
+        precision: What convolutions and matrix products of float32 compute in; see
+            `reduced_precision.reduce_precision`.
+        select: Chooses the kernels of the convolutions; by default `selection.predict`.
 
     Returns:
         The module, ready for the data-flow lowering of `tvm.relax.backend.cpu_generic`, and one
         decision per PrimFunc. Inputs and outputs keep their shapes and types.
     """
-    return schedule_functions(fuse_for_cpu(mod, cpu, target), cpu)
+    return schedule_functions(fuse_for_cpu(mod, cpu, target, precision, select), cpu)
 
 
-def fuse_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> Any:
+def fuse_for_cpu(
+    mod: Any,
+    cpu: CpuSpec,
+    target: Any,
+    precision: str = "fp32",
+    select: Selector | None = None,
+) -> Any:
     """Everything before scheduling: channels-last, packed weights, fused PrimFuncs.
 
     The arguments are those of `lower_for_cpu`. Functions that are scheduled between this and
@@ -59,19 +85,24 @@ def fuse_for_cpu(mod: Any, cpu: CpuSpec, target: Any) -> Any:
         mod = relax.transform.DecomposeOpsForInference()(mod)
         mod = fold_constants(mod)
         mod = propagate_channels_last(mod)
-        mod = pack_constant_weights(mod, cpu)
-        return tvm.transform.Sequential(
+        mod = reduce_precision(mod, cpu, precision)
+        mod = pack_constant_weights(mod, cpu, select or partial(predict, cpu=cpu))
+        mod = tvm.transform.Sequential(
             [
                 relax.backend.DispatchSampling(),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(legalize_map()),
                 relax.transform.AnnotateTIROpPattern(),
+            ]
+        )(mod)
+        return tvm.transform.Sequential(
+            [
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
             ]
-        )(mod)
+        )(fuse_like_elementwise(mod))
 
 
 def schedule_functions(mod: Any, cpu: CpuSpec) -> tuple[Any, tuple[Decision, ...]]:
@@ -103,6 +134,12 @@ def schedule_function(
         The function, marked as scheduled, and what was done. Without any applicable template the
         function is returned as it came.
     """
+    inside = write_inside(function)
+    if inside is not None:
+        inner, border = inside
+        result, decision = schedule_function(inner, cpu, name, templates)
+        if decision.applied:
+            return fill_border(result, border, lanes_of(cpu)), decision
     refusals: list[str] = []
     failures: list[str] = []
     for template in templates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm_iovt.schedules.loops import elementwise_loops
+from tvm_iovt.schedules.loops import elementwise_loops, is_crossed
 from tvm_iovt.schedules.template import (
     Match,
     Refusal,
@@ -35,7 +35,9 @@ class Elementwise:
 
     def apply(self, schedule: Any, match: Match, cpu: CpuSpec) -> None:
         """Inline, then vector inside and parallel outside."""
-        inline_all_but(schedule, list(schedule.get_output_blocks(schedule.get_sblock("root"))))
+        outputs = list(schedule.get_output_blocks(schedule.get_sblock("root")))
+        costly = [b for b in blocks(schedule) if is_crossed(schedule, b)]
+        inline_all_but(schedule, [*outputs, *costly])
         for block in blocks(schedule):
             elementwise_loops(schedule, block, cpu, volume(spatial_extents(schedule, block)))
 

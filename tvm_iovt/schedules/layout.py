@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_iovt.schedules.layout_rules import RULES, TO_NCHW, TO_NHWC, Exit
+from tvm_iovt.schedules.reshapes import sink_reshapes
 from tvm_iovt.schedules.tensors import (
     array_of,
     constant,
@@ -20,6 +21,12 @@ from tvm_iovt.schedules.tensors import (
     shape_of,
 )
 from tvm_iovt.schedules.tvm_api import PyExprMutator, mutator, relax
+from tvm_iovt.schedules.views import Permuted, Segment, regrouped, segments
+from tvm_iovt.schedules.weaving import woven
+
+_RESHAPES = frozenset(
+    f"relax.{name}" for name in ("reshape", "flatten", "squeeze", "expand_dims", "nn.batch_flatten")
+)
 
 
 @mutator
@@ -31,6 +38,7 @@ class ChannelsLast(PyExprMutator):  # type: ignore[misc]
         self.mod = mod
         self.nhwc: dict[Any, Any] = {}
         self.parts: dict[Any, list[Any]] = {}
+        self.views: dict[Any, Permuted] = {}
         self.rewritten = 0
 
     def visit_var_binding_(self, binding: Any) -> None:
@@ -42,8 +50,15 @@ class ChannelsLast(PyExprMutator):  # type: ignore[misc]
             form = parts[int(value.index)] if parts is not None else None
         elif isinstance(value, relax.Call):
             form = self._rewrite(value)
+        view = None
+        if form is None and isinstance(value, relax.Call):
+            view = self._moved(value)
+            form = self._image(view)
         if isinstance(form, Exit):
-            value, form = form.value, None
+            value, form, view = form.value, None, None
+            if isinstance(value, relax.Var) and isinstance(binding.var, relax.DataflowVar):
+                self.set_var_remap(binding.var, value)
+                return
         if isinstance(form, list):  # a split: the parts are looked up one by one
             var = self.builder_.emit(value)
             self.parts[var] = form
@@ -53,8 +68,8 @@ class ChannelsLast(PyExprMutator):  # type: ignore[misc]
             self.rewritten += 1
             form = self.builder_.emit(form)
             value = relax.op.permute_dims(form, list(TO_NCHW))
-        elif op_name(value) == "relax.permute_dims" and permutation(value) == TO_NCHW:
-            form = value.args[0]
+        elif view is not None:
+            value = relax.op.permute_dims(view.source, list(view.order))
         if (
             isinstance(binding.var, relax.DataflowVar)
             or not self.builder_.current_block_is_dataflow()
@@ -64,7 +79,71 @@ class ChannelsLast(PyExprMutator):  # type: ignore[misc]
             var = self.builder_.emit_output(value)
         if form is not None:
             self.nhwc[var] = form
+        elif view is not None:
+            self.views[var] = view
         self.set_var_remap(binding.var, var)
+
+    def _view_of(self, expr: Any) -> Permuted | None:
+        if self.known(expr):
+            return Permuted(self.nhwc[expr], TO_NCHW, image=True)
+        return self.views.get(expr) if isinstance(expr, relax.Var) else None
+
+    def _moved(self, call: Any) -> Permuted | None:
+        """What a permutation, or a reshape of one, is a permutation of."""
+        name = op_name(call)
+        if name == "relax.permute_dims" and isinstance(call.args[0], relax.Var):
+            data = call.args[0]
+            rank = len(shape_of(call) or ())
+            axes = permutation(call) or tuple(reversed(range(rank)))
+            known = self._view_of(data) or Permuted(data, tuple(range(rank)))
+            return known.permuted(tuple(axis % rank for axis in axes)) if rank else None
+        if name not in _RESHAPES:
+            return None
+        view = self._view_of(call.args[0])
+        before, after = shape_of(call.args[0]), shape_of(call)
+        if view is None or before is None or after is None:
+            return None
+        found = regrouped(view.order, before, after)
+        if found is not None:
+            shape, order = found
+            source = self.builder_.emit(relax.op.reshape(view.source, list(shape)))
+            return Permuted(source, order, view.image)
+        parts = segments(before, after)
+        if (
+            not view.image
+            or len(after) != len(TO_NHWC)
+            or parts is None
+            or any(len(p.after) != 1 or not p.before for p in parts)
+        ):
+            return None
+        # The axes of an image, but some are woven together: one permutation makes them whole.
+        merged = [[view.order[axis] for axis in parts[i].before] for i in TO_NHWC]
+        return Permuted(self.builder_.emit(self._woven(view.source, merged)), TO_NCHW, image=True)
+
+    def _woven(self, source: Any, axes: list[list[int]]) -> Any:
+        """The kernel that merges `axes` of a tensor, which may be a reshape of another one."""
+        pieces = shape_of(source) or ()
+        data = source
+        binding = self.lookup_binding(source)
+        if op_name(binding) == "relax.reshape":
+            data = binding.args[0]
+        split = segments(shape_of(data) or (), pieces)
+        if split is None or any(len(p.before) != 1 or not p.after for p in split):
+            data = source
+            split = [Segment((i,), (i,)) for i in range(len(pieces))]
+
+        def interleave(tensor: Any) -> Any:
+            return woven(tensor, split, pieces, axes)
+
+        return self.builder_.call_te(interleave, data, primfunc_name_hint="interleave")
+
+    def _image(self, view: Permuted | None) -> Any | None:
+        """The NHWC form of a call that `view` describes; an exit if nothing is permuted at all."""
+        if view is None:
+            return None
+        if view.order == tuple(range(len(view.order))):
+            return Exit(view.source)
+        return view.source if view.order == TO_NCHW else None
 
     def _rewrite(self, call: Any) -> Any | None:
         """The NHWC form of a call, or None if it has none."""
@@ -109,4 +188,4 @@ def propagate_channels_last(mod: Any) -> Any:
     function = mutated.visit_expr(mod["main"])
     mod = mutated.builder_.get()
     mod["main"] = function
-    return relax.transform.DeadCodeElimination()(mod)
+    return relax.transform.DeadCodeElimination()(sink_reshapes(mod))

@@ -37,7 +37,7 @@ class Forms(Protocol):
         ...
 
 
-_UNARY = frozenset(
+UNARY = frozenset(
     f"relax.{name}"
     for name in (
         *("abs", "acos", "asin", "astype", "atan", "ceil", "clip", "cos", "cosh", "erf", "exp"),
@@ -47,7 +47,9 @@ _UNARY = frozenset(
         "nn.softplus",
     )
 )
-_BROADCAST = frozenset(
+"""Element-wise operators of one tensor."""
+
+BROADCAST = frozenset(
     f"relax.{name}"
     for name in (
         *("add", "divide", "equal", "floor_divide", "floor_mod", "greater", "greater_equal"),
@@ -55,6 +57,8 @@ _BROADCAST = frozenset(
         *("multiply", "not_equal", "power", "subtract", "where"),
     )
 )
+"""Element-wise operators of several tensors, which may broadcast."""
+
 _REDUCE = frozenset("relax." + name for name in ("mean", "sum", "max", "min", "prod"))
 _POOL = frozenset(
     "relax.nn." + name for name in ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
@@ -256,15 +260,6 @@ def _pad(p: Forms, call: Any) -> Any | None:
     )
 
 
-def _permute(p: Forms, call: Any) -> Any | None:
-    data = call.args[0]
-    if not p.known(data) or call.attrs.axes is None:
-        return None
-    axes = [_as_nhwc(int(v)) for v in call.attrs.axes]
-    form = p.form(data)
-    return Exit(form if axes == [0, 1, 2, 3] else relax.op.permute_dims(form, axes))
-
-
 def _reshape(p: Forms, call: Any) -> Any | None:
     data = call.args[0]
     shape, out = shape_of(data), shape_of(call)
@@ -307,8 +302,8 @@ def _kernel(p: Forms, call: Any) -> Any | None:
 
 
 RULES: dict[str, Callable[[Forms, Any], Any | None]] = {
-    **dict.fromkeys(_UNARY, _unary),
-    **dict.fromkeys(_BROADCAST, _broadcast),
+    **dict.fromkeys(UNARY, _unary),
+    **dict.fromkeys(BROADCAST, _broadcast),
     **dict.fromkeys(_REDUCE, _reduce),
     **dict.fromkeys(_POOL, _pool),
     "relax.nn.conv2d": _conv2d,
@@ -323,7 +318,6 @@ RULES: dict[str, Callable[[Forms, Any], Any | None]] = {
     "relax.quantize": _quantize,
     "relax.dequantize": _quantize,
     "relax.nn.pad": _pad,
-    "relax.permute_dims": _permute,
     "relax.reshape": _reshape,
     "relax.squeeze": _reshape,
     "relax.flatten": _reshape,

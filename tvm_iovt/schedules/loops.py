@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tvm_iovt.schedules.concatenation import piece_width
+from tvm_iovt.schedules.expressions import subexpressions
 from tvm_iovt.schedules.template import (
     blocks,
     is_reduction,
@@ -12,7 +14,8 @@ from tvm_iovt.schedules.template import (
     spatial_extents,
     volume,
 )
-from tvm_iovt.schedules.tiles import SERIAL_OPERATIONS, lanes_of, largest_divisor, vector_width
+from tvm_iovt.schedules.tiles import lanes_of, largest_divisor, vector_width
+from tvm_iovt.schedules.tvm_api import TensorLoad, tirx
 from tvm_iovt.types import CpuSpec
 
 MAX_UNROLLED = 256
@@ -24,6 +27,19 @@ MAX_CHUNK = 4096
 
 CACHE_LINE_BYTES = 64
 """Of every CPU this is for."""
+
+MIN_PIECE = 4
+"""Narrower vectors are not worth a loop of their own."""
+
+SERIAL_ELEMENTS = 1 << 16
+"""Kernels that do fewer element operations stay serial: a core does so many in 5 to 10 us, and
+waking another costs 1 to 3."""
+
+_SEVERAL_LOADS = 3
+"""Elements read for each one written, from which a kernel does not also transpose."""
+
+MAX_WAYS = 8
+"""Interleaved runs of elements that are stored together."""
 
 TASKS_PER_CORE = 4
 """Parallel iterations per core to aim for: few enough to be cheap, enough to balance."""
@@ -64,6 +80,19 @@ def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) 
     extents = [extent_of(schedule, loop) for loop in loops]
     total = volume(extents)
     width = vector_width(extents[-1], lanes)
+    piece = piece_width(schedule.get(block))
+    if piece is not None and piece >= MIN_PIECE:
+        rest = vectorize_innermost(schedule, loops[-1], min(piece, lanes))
+        split_at_conditions(schedule, rest)
+        parallel_outer(schedule, loops[:-1], cpu, operations)
+        return
+    ways = _interleaved(schedule, block)
+    if ways is not None and extents[-1] % ways == 0:
+        # The code generator makes vectors of a loop over all ways, storing them with shuffles.
+        _, inner = schedule.split(loops[-1], [None, ways])
+        schedule.unroll(inner)
+        parallel_outer(schedule, loops[:-1], cpu, operations)
+        return
     if width * 2 < lanes and _is_contiguous(schedule, block):
         # Left serial: TVM recombines the indices of a scalar loop, not those of a vector, and LLVM
         # then vectorises it.
@@ -83,6 +112,25 @@ def elementwise_loops(schedule: Any, block: Any, cpu: CpuSpec, operations: int) 
     parallel_outer(schedule, [*loops[:-1], rest], cpu, operations)
 
 
+def split_at_conditions(schedule: Any, loop: Any) -> None:
+    """Have a loop cut where likely conditions change, into loops without conditions."""
+    schedule.annotate(loop, "pragma_loop_partition_hint", True)
+
+
+def _interleaved(schedule: Any, block: Any) -> int | None:
+    """How many runs of elements a block interleaves along its last axis, as channel shuffles do."""
+    node = schedule.get(block)
+    axis = node.iter_vars[-1].var
+    ways = {
+        int(part.b)
+        for part in subexpressions(node.body)
+        if isinstance(part, tirx.FloorMod)
+        and part.a.same_as(axis)
+        and isinstance(part.b, tirx.IntImm)
+    }
+    return ways.pop() if len(ways) == 1 and min(ways) <= MAX_WAYS else None
+
+
 def _transposed_axis(schedule: Any, block: Any) -> int | None:
     """The axis along which a block that moves as much as it writes reads contiguously.
 
@@ -99,6 +147,32 @@ def _transposed_axis(schedule: Any, block: Any) -> int | None:
         if found and found[0] != len(axes) - 1:
             return found[0]
     return None
+
+
+def _is_rounding(expr: Any) -> bool:
+    """Whether an expression is part of the index arithmetic of a resize by nearest neighbours."""
+    name = str(getattr(getattr(expr, "op", None), "name", ""))
+    return isinstance(expr, tirx.FloorDiv) or name.endswith((".floor", ".ceil", ".round"))
+
+
+def is_crossed(schedule: Any, block: Any) -> bool:
+    """Whether a block that is more than arithmetic on single elements is read transposed.
+
+    Inlined, it would gather all that it reads against the grain: a resize before a transposition.
+    """
+    node = schedule.get(block)
+    inside = list(subexpressions(node.body))
+    loads = sum(isinstance(part, TensorLoad) for part in inside)
+    if len(node.writes) != 1 or (loads < _SEVERAL_LOADS and not any(map(_is_rounding, inside))):
+        return False
+    own = node.writes[0].source
+    for consumer in schedule.get_consumers(block):
+        reader = schedule.get(consumer)
+        last = reader.iter_vars[-1].var if len(reader.iter_vars) else None
+        for region in reader.reads:
+            if region.source.same_as(own) and not region.region[-1].min.same_as(last):
+                return True
+    return False
 
 
 def _transposing_loops(
@@ -131,7 +205,7 @@ def parallel_outer(schedule: Any, loops: list[Any], cpu: CpuSpec, operations: in
     Returns:
         The parallel loop, or None.
     """
-    if operations < SERIAL_OPERATIONS or not loops:
+    if operations < SERIAL_ELEMENTS or not loops:
         return None
     count = 1
     tasks = extent_of(schedule, loops[0])

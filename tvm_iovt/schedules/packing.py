@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from tvm_iovt.schedules.border import NO_BORDER, bordered
 from tvm_iovt.schedules.convolution import (
     Conv2d,
+    border_of,
     conv2d_packed,
     depthwise_packed,
     matmul_packed,
     pack_depthwise_weights,
     pack_matrix,
     pack_weights,
+    without_padding,
 )
-from tvm_iovt.schedules.layout_rules import TO_NHWC
+from tvm_iovt.schedules.layout_rules import TO_NCHW, TO_NHWC
+from tvm_iovt.schedules.producers import Producers
+from tvm_iovt.schedules.selection import Selector
 from tvm_iovt.schedules.tensors import (
     array_of,
     constant,
@@ -28,12 +33,16 @@ from tvm_iovt.schedules.tensors import (
 from tvm_iovt.schedules.tiles import (
     ceil_div,
     contraction_tile,
-    group_lanes,
     lanes_of,
     vector_width,
     window_cols,
 )
 from tvm_iovt.schedules.tvm_api import PyExprMutator, mutator, relax, te, tirx
+from tvm_iovt.schedules.winograd import (
+    WinogradPlan,
+    conv2d_winograd,
+    pack_winograd_weights,
+)
 from tvm_iovt.types import CpuSpec
 
 _OUT_EWISE_FUSABLE = 4
@@ -53,12 +62,15 @@ def _pair(values: Any) -> tuple[int, int]:
 class PackWeights(PyExprMutator):  # type: ignore[misc]
     """Replaces float32 convolutions and matrix products with constant weights by TE kernels."""
 
-    def __init__(self, mod: Any, cpu: CpuSpec) -> None:
+    def __init__(self, mod: Any, cpu: CpuSpec, select: Selector) -> None:
         super().__init__(mod)
         self.cpu = cpu
+        self.select = select
+        self.producers = Producers(mod["main"])
 
     def visit_call_(self, call: Any) -> Any:
         """Rewrite one call, or leave it to the default legalisation."""
+        image = call.args[0] if call.args else None
         call = self.visit_expr_post_order(call)
         name = op_name(call)
         if name not in ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul"):
@@ -75,7 +87,9 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
             return call
         if str(call.attrs.data_layout) != "NHWC" or str(call.attrs.out_layout) != "NHWC":
             return call
-        return self._conv2d(call) if name == "relax.nn.conv2d" else self._transposed(call)
+        if name == "relax.nn.conv2d":
+            return self._conv2d(call, alone=self.producers.made_for_one_consumer(image))
+        return self._transposed(call)
 
     def _source(self, data: Any) -> tuple[Any, bool]:
         """The data, or the NCHW image that it is a transposition of; the kernel then reads that."""
@@ -92,7 +106,19 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
             primfunc_attrs={"op_pattern": _OUT_EWISE_FUSABLE},
         )
 
-    def _conv2d(self, call: Any) -> Any:
+    def _with_border(self, data: Any, conv: Conv2d, rows: int, cols: int) -> tuple[Any, Conv2d]:
+        """The data with the zeros that `rows x cols` outputs need, made by its producer."""
+        border = border_of(conv, rows, cols)
+        if border == NO_BORDER:
+            return data, conv
+
+        def pad(image: Any) -> Any:
+            return bordered(image, border)
+
+        marked = self.builder_.call_te(pad, data, primfunc_name_hint="bordered")
+        return self.builder_.emit(marked), without_padding(conv, border)
+
+    def _conv2d(self, call: Any, *, alone: bool = False) -> Any:
         a = call.attrs
         weights = array_of(call.args[1])
         batch, rows, cols, channels = shape_of(call.args[0]) or (0, 0, 0, 0)
@@ -108,37 +134,62 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
             dilation=_pair(a.dilation),
             groups=int(a.groups),
         )
-        return self._depthwise(call, conv) if conv.is_depthwise else self._dense(call, conv)
+        if conv.is_depthwise:
+            return self._depthwise(call, conv, alone=alone)
+        return self._dense(call, conv, alone=alone)
 
-    def _dense(self, call: Any, conv: Conv2d) -> Any:
-        per_group = conv.out_channels // conv.groups
-        lanes = group_lanes(per_group, self.cpu) if conv.groups > 1 else None
-        tile = contraction_tile(*conv.out_size, per_group, self.cpu, lanes)
-        packed = pack_weights(array_of(call.args[1]), conv.groups, tile.channels)
+    def _dense(self, call: Any, conv: Conv2d, *, alone: bool) -> Any:
+        weights = array_of(call.args[1])
+        kernel = self.select(conv, weights)
+        if isinstance(kernel, WinogradPlan):
+            return self._winograd(call, conv, kernel, weights, alone=alone)
+        tile = kernel
+        packed = pack_weights(weights, conv.groups, tile.channels)
         data, channels_first = self._source(call.args[0])
         if channels_first and conv.kernel == (1, 1):
             data, channels_first = call.args[0], False
+        if alone and conv.groups == 1 and not channels_first:
+            height, width = conv.out_size
+            rows = ceil_div(height, tile.rows) * tile.rows
+            cols = ceil_div(width, tile.cols) * tile.cols
+            data, conv = self._with_border(data, conv, rows, cols)
 
         def conv2d(image: Any, weight: Any) -> Any:
             return conv2d_packed(image, weight, conv, tile, channels_first=channels_first)
 
         return self._kernel("conv2d", conv2d, data, constant(packed, "float32"))
 
-    def _depthwise(self, call: Any, conv: Conv2d) -> Any:
+    def _winograd(
+        self, call: Any, conv: Conv2d, plan: WinogradPlan, weights: np.ndarray, *, alone: bool
+    ) -> Any:
+        packed = pack_winograd_weights(weights, conv, plan)
+        data, channels_first = self._source(call.args[0])
+        if alone and not channels_first:
+            data, conv = self._with_border(data, conv, *plan.canvas)
+
+        def conv2d(image: Any, weight: Any) -> Any:
+            return conv2d_winograd(image, weight, conv, plan, channels_first=channels_first)
+
+        return self._kernel("conv2d_winograd", conv2d, data, constant(packed, "float32"))
+
+    def _depthwise(self, call: Any, conv: Conv2d, *, alone: bool) -> Any:
         lanes = lanes_of(self.cpu)
         channels = conv.out_channels
         width = vector_width(channels, lanes)
         if channels // width > 2 * ceil_div(channels, lanes):
             channels, width = ceil_div(channels, lanes) * lanes, lanes
         packed = pack_depthwise_weights(array_of(call.args[1]), channels)
-        cols = window_cols(conv.out_size[1], conv.kernel[0] * conv.kernel[1], self.cpu)
+        data = call.args[0]
+        height, breadth = conv.out_size
+        cols = window_cols(breadth, conv.kernel[0] * conv.kernel[1], self.cpu)
+        if alone and channels == conv.out_channels:
+            covered = ceil_div(breadth, cols) * cols
+            data, conv = self._with_border(data, conv, height, covered)
 
         def depthwise_conv2d(image: Any, weight: Any) -> Any:
             return depthwise_packed(image, weight, conv, cols, width)
 
-        return self._kernel(
-            "depthwise_conv2d", depthwise_conv2d, call.args[0], constant(packed, "float32")
-        )
+        return self._kernel("depthwise_conv2d", depthwise_conv2d, data, constant(packed, "float32"))
 
     def _transposed(self, call: Any) -> Any:
         """Transposed convolution as a convolution over an image with zeros between the pixels.
@@ -216,6 +267,13 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
         lead = (shape_of(call.args[0]) or ())[:-1]
         if weights.ndim != 2 or not lead:
             return call
+        data = call.args[0]
+        image = self._flattened_image(data)
+        if image is not None:
+            rows, cols, channels = (shape_of(image) or ())[1:]
+            data = self.builder_.emit(relax.op.reshape(image, shape_of(data)))
+            weights = weights.reshape(channels, rows, cols, -1).transpose(1, 2, 0, 3)
+            weights = weights.reshape(rows * cols * channels, -1)
         depth, out_features = weights.shape
         tile = contraction_tile(1, lead[-1], out_features, self.cpu)
         packed = pack_weights(weights.T.reshape(out_features, depth, 1, 1), 1, tile.channels)
@@ -223,7 +281,24 @@ class PackWeights(PyExprMutator):  # type: ignore[misc]
         def matmul(data: Any, weight: Any) -> Any:
             return matmul_packed(data, weight, out_features, tile)
 
-        return self._kernel("matmul", matmul, call.args[0], constant(packed[:, 0, 0], "float32"))
+        return self._kernel("matmul", matmul, data, constant(packed[:, 0, 0], "float32"))
+
+    def _flattened_image(self, data: Any) -> Any | None:
+        """The NHWC image whose NCHW form a matrix (N, C * H * W) is, if it is one.
+
+        A dense layer can take its pixels in any order: its weights are put into that order.
+        """
+        flat: Any = self.lookup_binding(data) if isinstance(data, relax.Var) else None
+        if op_name(flat) not in ("relax.reshape", "relax.flatten"):
+            return None
+        source = flat.args[0]
+        moved: Any = self.lookup_binding(source) if isinstance(source, relax.Var) else None
+        if op_name(moved) != "relax.permute_dims" or permutation(moved) != TO_NCHW:
+            return None
+        shape, matrix = shape_of(source), shape_of(data)
+        if shape is None or matrix is None or len(shape) != 4:
+            return None
+        return moved.args[0] if matrix == (shape[0], shape[1] * shape[2] * shape[3]) else None
 
     def _matmul_of_activations(self, call: Any) -> Any:
         """A product of two activations: the right one is packed at run time, a linear pass."""
@@ -262,9 +337,15 @@ def _spread_pixels(data: Any, size: tuple[int, int], strides: tuple[int, int]) -
     return te.compute((batch, *size, channels), element, name="spread_pixels")
 
 
-def pack_constant_weights(mod: Any, cpu: CpuSpec) -> Any:
-    """Lower the convolutions and matrix products of `main` that have constant float32 weights."""
-    packed = PackWeights(mod, cpu)
+def pack_constant_weights(mod: Any, cpu: CpuSpec, select: Selector) -> Any:
+    """Lower the convolutions and matrix products of `main` that have constant float32 weights.
+
+    Args:
+        mod: A module after `propagate_channels_last`.
+        cpu: What the tiles are chosen for.
+        select: Chooses the kernels of convolutions that are not depthwise.
+    """
+    packed = PackWeights(mod, cpu, select)
     function = packed.visit_expr(mod["main"])
     mod = packed.builder_.get()
     mod["main"] = function

@@ -15,7 +15,9 @@ from tvm_iovt.schedules.loops import (
     parallel_outer,
     schedule_leftovers,
 )
+from tvm_iovt.schedules.row_wise import is_row_wise, schedule_row_wise
 from tvm_iovt.schedules.template import (
+    REDUCE,
     Match,
     Refusal,
     blocks,
@@ -37,6 +39,9 @@ _MIN_LANE_WORK = 256
 _SHORT_WINDOW = 16
 """Reductions of at most so many elements have no latency to hide."""
 
+_STACK_BYTES = 1024
+"""Buffers below this are kept on the stack (`kMaxStackAlloca` of TVM)."""
+
 _PADDING_BLOCKS = ("pad_temp", "padded", "PadInput")
 
 
@@ -55,6 +60,9 @@ class Reduction:
 
     def apply(self, schedule: Any, match: Match, cpu: CpuSpec) -> None:
         """Schedule every reduction, then everything element-wise around them."""
+        if is_row_wise(schedule):
+            schedule_row_wise(schedule, cpu)
+            return
         _inline(schedule)
         reductions = [b for b in blocks(schedule) if is_reduction(schedule, b)]
         done = list(reductions)
@@ -88,6 +96,8 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
     loops = schedule.get_loops(block)
     spatial, reduce_loops = loops[: len(extents)], loops[len(extents) :]
     width = vector_width(extents[-1], lanes) if extents and len(node.writes) == 1 else 1
+    if width < _MIN_WIDTH and taps > _SHORT_WINDOW and _keeps_last_axis(node):
+        return _reduce_along_rows(schedule, block, work, cpu)
     if width < _MIN_WIDTH:
         return _reduce_in_lanes(schedule, block, lanes, work, cpu)
     rows, vectors = _tile(extents, width, taps, cpu)
@@ -97,7 +107,13 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
         row_outer, row = schedule.split(spatial[-2], [None, rows])
         outer, tile = [*spatial[:-2], row_outer, rest], [row, *tile]
     schedule.reorder(*outer, *reduce_loops, *tile)
-    copy = schedule.cache_write(block, 0, "local")
+    # TVM keeps small buffers of global scope on the stack and asks its allocator for all others.
+    scope = "global" if rows * vectors * width * 4 < _STACK_BYTES else "local"
+    copy = _follower(schedule, block)
+    if copy is None:
+        copy = schedule.cache_write(block, 0, scope)
+    else:
+        schedule.set_scope(block, 0, scope)
     schedule.reverse_compute_at(copy, rest)
     store_loops = schedule.get_loops(copy)[len(outer) :]
     if store_loops:
@@ -118,6 +134,42 @@ def _schedule_reduction(schedule: Any, block: Any, cpu: CpuSpec) -> list[Any]:
     for loop in init_loops[len(outer) : -1]:
         schedule.unroll(loop)
     return [init, copy]
+
+
+def _follower(schedule: Any, block: Any) -> Any | None:
+    """The element-wise block that alone reads a reduction, element by element, or None."""
+    consumers = list(schedule.get_consumers(block))
+    if len(consumers) != 1 or is_reduction(schedule, consumers[0]):
+        return None
+    node, own = schedule.get(consumers[0]), schedule.get(block).writes[0].source
+    axes = [var.var for var in node.iter_vars]
+    if spatial_extents(schedule, consumers[0]) != spatial_extents(schedule, block):
+        return None
+    for region in node.reads:
+        if region.source.same_as(own) and not all(
+            r.min.same_as(axis) for r, axis in zip(region.region, axes, strict=True)
+        ):
+            return None
+    producers = [name_of(schedule, p) for p in schedule.get_producers(consumers[0])]
+    return consumers[0] if producers == [name_of(schedule, block)] else None
+
+
+def _keeps_last_axis(node: Any) -> bool:
+    """Whether all that a reduction reads lies along the last axis that it writes."""
+    axes = [var for var in node.iter_vars if int(var.iter_type) != REDUCE]
+    return bool(axes) and all(
+        len(region.region) and region.region[-1].min.same_as(axes[-1].var) for region in node.reads
+    )
+
+
+def _reduce_along_rows(schedule: Any, block: Any, work: int, cpu: CpuSpec) -> list[Any]:
+    """One pass over a whole row for each element of the window, for rows of odd length."""
+    count = len(spatial_extents(schedule, block))
+    loops = schedule.get_loops(block)
+    outer, row, reduce_loops = loops[: count - 1], loops[count - 1], loops[count:]
+    schedule.reorder(*outer, *reduce_loops, row)
+    parallel_outer(schedule, outer, cpu, work)
+    return [schedule.decompose_reduction(block, reduce_loops[0])]
 
 
 def _tile(extents: list[int], width: int, taps: int, cpu: CpuSpec) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from tvm_iovt.types import CpuSpec
 
-_REDUCE = 2
+REDUCE = 2
 """`IterVar` type of a reduction axis."""
 
 _RECOMPUTE_LIMIT = 2
@@ -69,24 +69,20 @@ def name_of(schedule: Any, block: Any) -> str:
 
 def is_reduction(schedule: Any, block: Any) -> bool:
     """Whether a block has a reduction axis."""
-    return any(int(var.iter_type) == _REDUCE for var in schedule.get(block).iter_vars)
+    return any(int(var.iter_type) == REDUCE for var in schedule.get(block).iter_vars)
 
 
 def spatial_extents(schedule: Any, block: Any) -> list[int]:
     """Extents of the spatial axes of a block."""
     return [
-        int(var.dom.extent)
-        for var in schedule.get(block).iter_vars
-        if int(var.iter_type) != _REDUCE
+        int(var.dom.extent) for var in schedule.get(block).iter_vars if int(var.iter_type) != REDUCE
     ]
 
 
 def reduce_extents(schedule: Any, block: Any) -> list[int]:
     """Extents of the reduction axes of a block."""
     return [
-        int(var.dom.extent)
-        for var in schedule.get(block).iter_vars
-        if int(var.iter_type) == _REDUCE
+        int(var.dom.extent) for var in schedule.get(block).iter_vars if int(var.iter_type) == REDUCE
     ]
 
 
@@ -96,6 +92,11 @@ def volume(extents: Iterable[int]) -> int:
     for extent in extents:
         result *= extent
     return result
+
+
+def value_of(schedule: Any, choice: Any) -> int:
+    """The number that a choice stands for: itself, or the value of a sampled variable."""
+    return choice if isinstance(choice, int) else int(schedule.get(choice))
 
 
 def annotation(schedule: Any, block: Any, key: str) -> Any:

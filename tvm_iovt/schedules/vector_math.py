@@ -1,123 +1,176 @@
-"""Transcendental functions as arithmetic, so that they vectorise.
-
-LLVM turns a vector exponential into one call of the C library per lane. The polynomial is that of
-`expf` in the Cephes library (S. L. Moshier, netlib.org/cephes), with the argument reduced in two
-steps; its relative error is below 2e-7.
-"""
+"""Legalisations of operators whose default form does not vectorise."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
-from tvm_iovt.schedules.tvm_api import te, tirx, topi, tvm
+from tvm_iovt.schedules import transcendental
+from tvm_iovt.schedules.concatenation import concatenate_last
+from tvm_iovt.schedules.pooling import Window, max_pool, pays
+from tvm_iovt.schedules.softmax import log_softmax, softmax
+from tvm_iovt.schedules.tensors import array_of, is_constant, shape_of
+from tvm_iovt.schedules.transcendental import real
+from tvm_iovt.schedules.tvm_api import relax, te, tirx, tvm
 
-_LOG2_E = 1.44269504088896341
-_LN2_HIGH = 0.693359375
-_LN2_LOW = -2.12194440e-4
-_POLYNOMIAL = (
-    1.9875691500e-4,
-    1.3981999507e-3,
-    8.3334519073e-3,
-    4.1665795894e-2,
-    1.6666665459e-1,
-    5.0000001201e-1,
-)
-_SINH_SERIES = (1 / 362880, 1 / 5040, 1 / 120, 1 / 6, 1.0)
-_LOWEST, _HIGHEST = -87.3365, 88.3762
-"""Arguments with a normal result; beyond them the result saturates (1e-38, 2e38)."""
+_UNARY: dict[str, Callable[[Any], Any]] = {
+    "relax.exp": transcendental.exp,
+    "relax.log": transcendental.log,
+    "relax.erf": transcendental.erf,
+    "relax.tanh": transcendental.tanh,
+    "relax.sigmoid": transcendental.sigmoid,
+    "relax.cosh": transcendental.cosh,
+    "relax.sinh": transcendental.sinh,
+    "relax.nn.silu": transcendental.silu,
+    "relax.nn.gelu": transcendental.gelu,
+    "relax.nn.gelu_tanh": transcendental.gelu_tanh,
+}
 
-
-def exp(value: Any) -> Any:
-    """The exponential of a float32 expression, saturating at the ends of its range."""
-
-    def f(constant: float) -> Any:
-        return tirx.const(constant, "float32")
-
-    # Not-a-number passes: both comparisons are false, and the second operand is taken.
-    x = tirx.max(f(_LOWEST), tirx.min(f(_HIGHEST), value))
-    power = tirx.floor(x * f(_LOG2_E) + f(0.5))
-    r = x - power * f(_LN2_HIGH) - power * f(_LN2_LOW)
-    series = f(_POLYNOMIAL[0])
-    for coefficient in _POLYNOMIAL[1:]:
-        series = series * r + f(coefficient)
-    mantissa = series * r * r + r + f(1.0)
-    exponent = (tirx.Cast("int32", power) + tirx.const(127, "int32")) << tirx.const(23, "int32")
-    return mantissa * tirx.reinterpret("float32", exponent)
+_MAX_MULTIPLIED_POWER = 16
+"""Whole exponents up to this are computed by repeated squaring."""
 
 
-def _logistic(value: Any) -> Any:
-    one = tirx.const(1.0, "float32")
-    return one / (one + exp(-value))
+def _default(name: str, builder: Any, call: Any) -> Any:
+    return tvm.ir.Op.get(name).get_attr("FLegalize")(builder, call)
 
 
-def sigmoid(x: Any) -> Any:
-    """Logistic function of a float32 tensor."""
-    return te.compute(x.shape, lambda *i: _logistic(x(*i)), name="sigmoid")
+def _is_float32(call: Any) -> bool:
+    return all(str(a.ty.dtype) == "float32" for a in call.args)
 
 
-def silu(x: Any) -> Any:
-    """`x * sigmoid(x)` of a float32 tensor."""
-    return te.compute(x.shape, lambda *i: x(*i) * _logistic(x(*i)), name="silu")
+def _unary(name: str, function: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    hint = function.__name__
+
+    def tensor(x: Any) -> Any:
+        return te.compute(x.shape, lambda *i: function(x(*i)), name=hint)
+
+    def legalize(builder: Any, call: Any) -> Any:
+        if not _is_float32(call):
+            return _default(name, builder, call)
+        return builder.call_te(tensor, call.args[0], primfunc_name_hint=hint)
+
+    return legalize
 
 
-def cosh(x: Any) -> Any:
-    """Hyperbolic cosine of a float32 tensor; LLVM has none for vectors."""
-    half = tirx.const(0.5, "float32")
-    return te.compute(x.shape, lambda *i: half * (exp(x(*i)) + exp(-x(*i))), name="cosh")
+def _softplus(builder: Any, call: Any) -> Any:
+    """log(1 + exp(beta x)) / beta; the attribute `threshold` only says where that is x."""
+    if not _is_float32(call):
+        return _default("relax.nn.softplus", builder, call)
+    beta = float(call.attrs.beta)
+
+    def softplus(x: Any) -> Any:
+        def element(*i: Any) -> Any:
+            if beta == 1.0:
+                return transcendental.softplus(x(*i))
+            return transcendental.softplus(x(*i) * real(beta)) * real(1 / beta)
+
+        return te.compute(x.shape, element, name="softplus")
+
+    return builder.call_te(softplus, call.args[0], primfunc_name_hint="softplus")
 
 
-def sinh(x: Any) -> Any:
-    """Hyperbolic sine of a float32 tensor; a series near zero, where the exponentials cancel."""
+def power_of(x: Any, exponent: float) -> Any:
+    """A float32 expression to a constant power.
 
-    def element(value: Any) -> Any:
-        square = value * value
-        series = tirx.const(_SINH_SERIES[0], "float32")
-        for coefficient in _SINH_SERIES[1:]:
-            series = series * square + tirx.const(coefficient, "float32")
-        large = tirx.const(0.5, "float32") * (exp(value) - exp(-value))
-        return tirx.Select(square < tirx.const(1.0, "float32"), value * series, large)
+    Whole exponents up to 16 and halves are multiplications, one square root and one division at
+    most; others are exp(exponent log x): relative error of about 1e-7 (1 + |exponent log x|).
+    """
+    if exponent < 0:
+        return real(1.0) / power_of(x, -exponent)
+    if exponent == 0:
+        return real(1.0)
+    whole = math.floor(exponent)
+    if whole <= _MAX_MULTIPLIED_POWER and exponent - whole in (0.0, 0.5):
+        result = None if exponent == whole else tirx.sqrt(x)
+        square, left = x, whole
+        while left:
+            if left & 1:
+                result = square if result is None else result * square
+            left >>= 1
+            if left:
+                square = square * square
+        return result
+    magnitude = transcendental.exp(transcendental.log(tirx.abs(x)) * real(exponent))
+    if exponent != whole:
+        return tirx.Select(x >= real(0.0), magnitude, real(float("nan")))
+    return tirx.Select(x < real(0.0), -magnitude, magnitude) if whole % 2 else magnitude
 
-    return te.compute(x.shape, lambda *i: element(x(*i)), name="sinh")
+
+def _power(builder: Any, call: Any) -> Any:
+    base, exponent = call.args
+    if not _is_float32(call) or not is_constant(exponent) or array_of(exponent).size != 1:
+        return _default("relax.power", builder, call)
+    value = float(array_of(exponent).reshape(()))
+    rank = array_of(exponent).ndim
+    if not math.isfinite(value) or rank > len(base.ty.shape.values):
+        return _default("relax.power", builder, call)
+
+    def power(x: Any) -> Any:
+        return te.compute(x.shape, lambda *i: power_of(x(*i), value), name="power")
+
+    return builder.call_te(power, base, primfunc_name_hint="power")
 
 
-def softmax(x: Any, axis: int) -> Any:
-    """Softmax of a float32 tensor along `axis`."""
-    largest = topi.max(x, axis=axis, keepdims=True)
+def _softmax(name: str, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def legalize(builder: Any, call: Any) -> Any:
+        if not _is_float32(call):
+            return _default(name, builder, call)
+        axis = int(call.attrs.axis) % len(call.args[0].ty.shape.values)
+        return builder.call_te(
+            function, call.args[0], axis=axis, primfunc_name_hint=function.__name__
+        )
 
-    def position(i: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(0 if k == axis else v for k, v in enumerate(i))
-
-    powers = te.compute(x.shape, lambda *i: exp(x(*i) - largest(*position(i))), name="powers")
-    total = topi.sum(powers, axis=axis, keepdims=True)
-    return te.compute(x.shape, lambda *i: powers(*i) / total(*position(i)), name="softmax")
+    return legalize
 
 
-def _default(name: str) -> Any:
-    return tvm.ir.Op.get(name).get_attr("FLegalize")
+def _concat(builder: Any, call: Any) -> Any:
+    fields = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
+    shapes = [shape_of(field) for field in fields]
+    axis = call.attrs.axis
+    rank = len(shapes[0] or ()) if shapes else 0
+    if not fields or None in shapes or not rank or int(axis or 0) % rank != rank - 1:
+        return _default("relax.concat", builder, call)
+
+    def concatenate(*parts: Any) -> Any:
+        return concatenate_last(parts)
+
+    return builder.call_te(concatenate, *fields, primfunc_name_hint="concatenate")
+
+
+def _max_pool(builder: Any, call: Any) -> Any:
+    a = call.attrs
+    before, after = shape_of(call.args[0]), shape_of(call)
+    if not _is_float32(call) or str(a.layout) != "NHWC" or before is None or after is None:
+        return _default("relax.nn.max_pool2d", builder, call)
+    rows, cols = (
+        Window(
+            size=int(a.pool_size[i]),
+            step=int(a.strides[i]),
+            dilation=int(a.dilation[i]),
+            before=int(a.padding[i]),
+        )
+        for i in (0, 1)
+    )
+    size = (after[1], after[2])
+    met = rows.meets(before[1], size[0]) and cols.meets(before[2], size[1])
+    if not met or not pays(rows, cols):
+        return _default("relax.nn.max_pool2d", builder, call)
+
+    def max_pool2d(data: Any) -> Any:
+        return max_pool(data, rows, cols, size)
+
+    return builder.call_te(max_pool2d, call.args[0], primfunc_name_hint="max_pool2d")
 
 
 def legalize_map() -> dict[str, Any]:
-    """Legalisations for `LegalizeOps` that replace TVM's for float32."""
-
-    def unary(name: str, function: Any) -> Any:
-        def legalize(builder: Any, call: Any) -> Any:
-            if str(call.args[0].ty.dtype) != "float32":
-                return _default(name)(builder, call)
-            return builder.call_te(function, call.args[0], primfunc_name_hint=function.__name__)
-
-        return legalize
-
-    def legalize_softmax(builder: Any, call: Any) -> Any:
-        if str(call.args[0].ty.dtype) != "float32":
-            return _default("relax.nn.softmax")(builder, call)
-        axis = int(call.attrs.axis) % len(call.args[0].ty.shape.values)
-        return builder.call_te(softmax, call.args[0], axis=axis, primfunc_name_hint="softmax")
-
+    """Legalisations for `LegalizeOps` that replace TVM's, for float32 where they compute."""
     return {
-        "relax.sigmoid": unary("relax.sigmoid", sigmoid),
-        "relax.nn.silu": unary("relax.nn.silu", silu),
-        "relax.cosh": unary("relax.cosh", cosh),
-        "relax.sinh": unary("relax.sinh", sinh),
-        "relax.tanh": unary("relax.tanh", topi.fast_tanh),
-        "relax.nn.softmax": legalize_softmax,
+        **{name: _unary(name, function) for name, function in _UNARY.items()},
+        "relax.nn.softplus": _softplus,
+        "relax.power": _power,
+        "relax.concat": _concat,
+        "relax.nn.max_pool2d": _max_pool,
+        "relax.nn.softmax": _softmax("relax.nn.softmax", softmax),
+        "relax.nn.log_softmax": _softmax("relax.nn.log_softmax", log_softmax),
     }

@@ -1,0 +1,1 @@
+"""Measuring on the device that the code is for: which kernels to use."""

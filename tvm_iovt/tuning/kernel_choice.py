@@ -1,0 +1,507 @@
+"""Which kernel computes a convolution: measured where that is possible, remembered, else predicted.
+
+A measurement is kept as a line of JSON in `tuning_logs/<CPU>/kernel_choice.jsonl`; see
+`tuning_logs/README.md` for its fields.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tvm_iovt import _tvm, host_cpu, resources
+from tvm_iovt._version import __version__
+from tvm_iovt.atomic_write import write_atomically
+from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.schedules.convolution import Conv2d
+from tvm_iovt.schedules.selection import Candidate, Kernel, candidates, kernel_named, predict
+from tvm_iovt.schedules.tiles import Tile
+from tvm_iovt.schedules.winograd_plan import LARGER_TILE_GAIN
+from tvm_iovt.tuning.kernel_timing import (
+    MAX_DEVIATION,
+    BuiltKernels,
+    Timer,
+    Timing,
+    build_kernels,
+    deviation,
+    timer_of,
+)
+from tvm_iovt.types import CpuSpec, Decision, TargetSpec, from_json, to_json
+
+TRANSFORM = "ChooseKernel"
+
+MARGIN = 0.03
+"""A kernel must be faster than the predicted one by this share of its time, and by more than the
+spreads of both. One that rounds more (a larger Winograd tile) must save as much as prediction asks
+for, `1 - LARGER_TILE_GAIN`."""
+
+FOLDER = "tuning_logs"
+FILE = "kernel_choice.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuKind:
+    """What a measurement holds for: CPUs of another kind never use it.
+
+    Attributes:
+        mcpu: LLVM's name of the CPU, e.g. `znver4`; never `native`.
+        triple: LLVM triple.
+        vector_bits: Width of one SIMD register.
+        cores: That the schedules were planned for.
+    """
+
+    mcpu: str
+    triple: str
+    vector_bits: int
+    cores: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The circumstances of a choice.
+
+    Attributes:
+        target: The CPU.
+        threads: Of TVM's pool.
+        winograd: Whether Winograd's algorithm was among the choices.
+    """
+
+    target: CpuKind
+    threads: int
+    winograd: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredKernel:
+    """One candidate.
+
+    Attributes:
+        name: From `selection.kernel_name`.
+        median_s: Seconds of one call, median of the blocks.
+        spread_s: See `kernel_timing.Timing`.
+    """
+
+    name: str
+    median_s: float
+    spread_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedKernel:
+    """A candidate that was not timed, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelChoice:
+    """The measured candidates of one convolution and the one to use; a line of the records.
+
+    Attributes:
+        setting: The circumstances.
+        convolution: The geometry.
+        candidates: What was timed.
+        dropped: What failed or computed something else.
+        predicted: Name of the predicted kernel.
+        chosen: Name of the kernel to use.
+        tvm_version: Of apache-tvm, which generated the code.
+        tool_version: Of this program.
+        date: UTC, ISO 8601.
+    """
+
+    SCHEMA: ClassVar[str] = "tvm-iovt/kernel-choice/1"
+
+    setting: Setting
+    convolution: Conv2d
+    candidates: tuple[MeasuredKernel, ...]
+    dropped: tuple[DroppedKernel, ...]
+    predicted: str
+    chosen: str
+    tvm_version: str
+    tool_version: str
+    date: str
+
+    @property
+    def gain(self) -> float:
+        """Time of the chosen kernel as a share of that of the predicted one; 1 if that failed."""
+        times = {c.name: c.median_s for c in self.candidates}
+        return times[self.chosen] / times.get(self.predicted, times[self.chosen])
+
+
+def setting_of(spec: TargetSpec, *, winograd: bool) -> Setting:
+    """The circumstances under which a CPU target's kernels are chosen.
+
+    The number of threads is that of TVM's pool if the target is this machine (the pool is started
+    then), else the number of cores.
+    """
+    cpu = spec.cpu
+    kind = CpuKind(
+        mcpu=_tvm.llvm_cpu_name() if cpu.mcpu == "native" else cpu.mcpu,
+        triple=cpu.triple,
+        vector_bits=cpu.vector_bits,
+        cores=cpu.cores,
+    )
+    threads = cpu.cores
+    if not _not_here(spec):
+        threads = int(_tvm.tvm.get_global_func("runtime.NumThreads")())
+    return Setting(target=kind, threads=threads, winograd=winograd)
+
+
+def check_is_here(spec: TargetSpec) -> None:
+    """Refuse to measure for another device.
+
+    Raises:
+        UsageError: The target is not the CPU of this machine.
+    """
+    reason = _not_here(spec)
+    if reason:
+        raise UsageError(
+            f"Kernels for {spec.name} cannot be measured on this machine",
+            seen=f"{spec.name} {reason}",
+            do="measure with --targets host, or leave --measure out: kernels are then predicted, "
+            "or taken from records that were made on such a device",
+        )
+
+
+def _not_here(spec: TargetSpec) -> str:
+    """Why the target is not the CPU of this machine; empty if it is."""
+    if spec.gpu is not None:
+        return "is a GPU"
+    cpu = spec.cpu
+    if cpu.arch != host_cpu.machine():
+        return f"is for {cpu.arch} CPUs, this one is {host_cpu.machine()}"
+    here = _tvm.llvm_cpu_name()
+    if cpu.mcpu not in ("native", here):
+        return f"is for {cpu.mcpu}, this CPU is {here}"
+    missing = sorted(set(cpu.features) - host_cpu.flags())
+    return f"needs the CPU features {', '.join(missing)}" if missing else ""
+
+
+class Records:
+    """The measurements for one kind of CPU that can be found, and where new ones go.
+
+    The user's come before the shipped ones; within a file the last line of a convolution counts.
+
+    Attributes:
+        problems: What was skipped, as sentences with file and line number.
+        path: The file that `add` writes to.
+    """
+
+    def __init__(self, setting: Setting, folders: Sequence[Path] | None = None) -> None:
+        found = resources.search_path(FOLDER) if folders is None else tuple(folders)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", setting.target.mcpu)
+        files = [folder / name / FILE for folder in found]
+        self.path = files[0]
+        self.problems: list[str] = []
+        self._setting = setting
+        self._choices: dict[Conv2d, KernelChoice] = {}
+        for path in reversed(files):
+            choices, problems = _read(path)
+            self.problems += problems
+            for choice in choices:
+                if choice.setting == setting:
+                    self._choices[choice.convolution] = choice
+
+    def find(self, conv: Conv2d) -> KernelChoice | None:
+        """The measurement of a convolution in this setting, or None."""
+        return self._choices.get(conv)
+
+    def add(self, choice: KernelChoice) -> None:
+        """Remember a measurement and write it to the user's file, in place of an older one.
+
+        Lines that cannot be read stay as they are.
+
+        Raises:
+            UsageError: The file cannot be written.
+        """
+        self._choices[choice.convolution] = choice
+        try:
+            lines = _lines(self.path)  # another process may have added to it in the meantime
+        except OSError as error:
+            raise UsageError(
+                f"Cannot add a measurement to {self.path}",
+                seen=str(error),
+                do="make the file readable and writable, or name another folder for records in "
+                "TVM_IOVT_PATH",
+            ) from error
+        kept = [line for line in lines if not _is_about(line, choice)]
+        write_atomically(self.path, _bytes([*kept, json.dumps(to_json(choice))]))
+
+
+def _is_about(line: str, choice: KernelChoice) -> bool:
+    """Whether a line is a record of the same convolution in the same setting."""
+    old = _parsed(line)
+    if isinstance(old, str):
+        return False
+    return (old.setting, old.convolution) == (choice.setting, choice.convolution)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file, none if there is no such file; what is not UTF-8 survives `_bytes`."""
+    try:
+        return path.read_bytes().decode("utf-8", errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def _bytes(lines: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape")
+
+
+def _read(path: Path) -> tuple[list[KernelChoice], list[str]]:
+    try:
+        lines = _lines(path)
+    except OSError as error:
+        return [], [f"the records {path} cannot be read: {error}"]
+    choices, problems = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        parsed = _parsed(line)
+        if isinstance(parsed, str):
+            problems.append(f"{path}, line {number}, was skipped: {parsed}")
+        else:
+            choices.append(parsed)
+    return choices, problems
+
+
+def _parsed(line: str) -> KernelChoice | str:
+    """The record in a line, or why there is none."""
+    try:
+        choice = from_json(KernelChoice, json.loads(line))
+    except json.JSONDecodeError as error:
+        return f"it is not JSON ({error.msg})"
+    except IovtError as error:
+        return error.what
+    if choice.chosen not in {c.name for c in choice.candidates}:
+        return "what it chose is not among its candidates"
+    return choice
+
+
+Measure = Callable[[Conv2d, np.ndarray, Setting], KernelChoice | None]
+"""Measures the candidates of a convolution (geometry, OIHW weights); None if none can run."""
+
+
+class KernelSelector:
+    """A `selection.Selector` that uses measurements where there are any.
+
+    A convolution without a measurement is measured, if that is wanted, else predicted. A choice
+    that does not fit the weights at hand, whose values decide how large Winograd tiles may be, or
+    that this version does not know, is not used.
+
+    Attributes:
+        decisions: What was chosen by measurement, one for each geometry.
+        predicted: Convolutions whose kernels were predicted.
+        measured: Convolutions whose kernels come from measurements.
+    """
+
+    def __init__(
+        self, cpu: CpuSpec, setting: Setting, records: Records, measure: Measure | None = None
+    ) -> None:
+        self.decisions: list[Decision] = []
+        self.predicted = 0
+        self.measured = 0
+        self._cpu = cpu
+        self._setting = setting
+        self._records = records
+        self._measure = measure
+        self._tried: set[Conv2d] = set()
+        self._told: set[tuple[Conv2d, str]] = set()
+
+    def __call__(self, conv: Conv2d, weights: np.ndarray) -> Kernel:
+        """The kernel of a convolution that is not depthwise; `weights` are OIHW float32."""
+        choice = self._records.find(conv)
+        kernel = self._chosen(choice, conv, weights)
+        if kernel is None and self._measure is not None and conv not in self._tried:
+            self._tried.add(conv)
+            choice = self._measure(conv, weights, self._setting)
+            if choice is not None:
+                self._records.add(choice)
+            kernel = self._chosen(choice, conv, weights)
+        if kernel is not None and choice is not None:
+            self.measured += 1
+            self._tell(conv, True, _account(choice))
+            return kernel
+        self.predicted += 1
+        if choice is not None:
+            self._tell(
+                conv,
+                False,
+                f"{choice.chosen} was measured to be the fastest, but is not accurate enough for "
+                "these weights, or not known to this version; the kernel is predicted",
+            )
+        elif self._measure is not None:
+            self._tell(conv, False, "none of the candidates could be measured; it is predicted")
+        return predict(conv, weights, self._cpu, winograd=self._setting.winograd)
+
+    @property
+    def summary(self) -> str:
+        """How many kernels came from where, as a line for the user."""
+        return f"kernels: {self.predicted} predicted, {self.measured} from measurements"
+
+    def _chosen(
+        self, choice: KernelChoice | None, conv: Conv2d, weights: np.ndarray
+    ) -> Kernel | None:
+        if choice is None:
+            return None
+        return kernel_named(
+            choice.chosen, conv, weights, self._cpu, winograd=self._setting.winograd
+        )
+
+    def _tell(self, conv: Conv2d, applied: bool, reason: str) -> None:
+        if (conv, reason) not in self._told:
+            self._told.add((conv, reason))
+            self.decisions.append(
+                Decision(
+                    transform=TRANSFORM, subject=description(conv), applied=applied, reason=reason
+                )
+            )
+
+
+def description(conv: Conv2d) -> str:
+    """A convolution in short: `conv 96->24@56x56 k1` with what is not the default."""
+    rows, cols = conv.in_size
+    kernel = "x".join(map(str, sorted(set(conv.kernel))))
+    text = f"conv {conv.in_channels}->{conv.out_channels}@{rows}x{cols} k{kernel}"
+    if conv.strides != (1, 1):
+        text += f" stride {'x'.join(map(str, sorted(set(conv.strides))))}"
+    if conv.dilation != (1, 1):
+        text += f" dilation {'x'.join(map(str, sorted(set(conv.dilation))))}"
+    if conv.groups > 1:
+        text += f" groups {conv.groups}"
+    return text if conv.batch == 1 else f"{text} batch {conv.batch}"
+
+
+def _account(choice: KernelChoice) -> str:
+    """What was measured, for the decision log."""
+    times = {c.name: c for c in choice.candidates}
+    best = times[choice.chosen]
+    text = f"{choice.chosen}, {best.median_s * 1e3:.3g} ms"
+    if choice.chosen == choice.predicted:
+        text += ", as predicted"
+    elif choice.predicted in times:
+        before = times[choice.predicted].median_s
+        text += f" against {before * 1e3:.3g} ms of the predicted {choice.predicted}"
+    else:
+        text += f"; the predicted {choice.predicted} could not be used"
+    threads = f"{choice.setting.threads} thread" + "s" * (choice.setting.threads > 1)
+    text += f" (of {len(times)} kernels, {threads}, {choice.date[:10]})"
+    for dropped in choice.dropped:
+        text += f"; {dropped.name}: {dropped.reason}"
+    return text
+
+
+Build = Callable[[Conv2d, np.ndarray, Sequence[Kernel], CpuSpec, Any], BuiltKernels]
+
+
+def measuring(
+    spec: TargetSpec,
+    threads: int,
+    progress: Callable[[str], None],
+    *,
+    timer: Timer | None = None,
+    build: Build = build_kernels,
+) -> Measure:
+    """What measures for a target that is this machine.
+
+    Args:
+        spec: The target.
+        threads: Of TVM's pool.
+        progress: Called with a line for each convolution.
+        timer: Times kernels; by default `kernel_timing.timer_of`.
+        build: Builds them.
+    """
+    clock = timer_of(threads) if timer is None else timer
+    target = _tvm.tvm_target(spec)
+
+    def measure(conv: Conv2d, weights: np.ndarray, setting: Setting) -> KernelChoice | None:
+        progress(f"measuring kernels of {description(conv)}")
+        found = candidates(conv, weights, spec.cpu, winograd=setting.winograd)
+        built = build(conv, weights, [c.kernel for c in found], spec.cpu, target)
+        return decide(conv, found, built, setting, clock)
+
+    return measure
+
+
+def decide(
+    conv: Conv2d,
+    found: Sequence[Candidate],
+    built: BuiltKernels,
+    setting: Setting,
+    timer: Timer,
+) -> KernelChoice | None:
+    """Check and time candidates, and choose.
+
+    The fastest one replaces the predicted one only if it also wins when the two are timed again on
+    their own: the best of several is the luckiest, too.
+
+    Args:
+        conv: The geometry.
+        found: From `selection.candidates`: the predicted one first, a direct one among them.
+        built: The same, ready to run.
+        setting: For the record.
+        timer: Times those that are right.
+
+    Returns:
+        None if no candidate is right.
+    """
+    kernels = {c.name: c.kernel for c in found}
+    dropped = [DroppedKernel(name=name, reason=reason) for name, reason in built.dropped]
+    reference = next((k for k in built.kernels if isinstance(kernels[k.name], Tile)), None)
+    right = []
+    for kernel in built.kernels:
+        off = float("inf") if reference is None else deviation(kernel.output, reference.output)
+        if off <= MAX_DEVIATION:
+            right.append(kernel)
+        else:
+            reason = "there is no direct kernel to compare it with"
+            if reference is not None:
+                reason = f"its outputs differ by {off:.1e} of the largest from {reference.name}"
+            dropped.append(DroppedKernel(name=kernel.name, reason=reason))
+    if not right:
+        return None
+    calls = {kernel.name: kernel.call for kernel in right}
+    times = dict(zip(calls, timer(list(calls.values())), strict=True))
+    incumbent = found[0].name if found[0].name in times else next(iter(times))
+    chosen = incumbent
+    for rival in sorted(set(times) - {incumbent}, key=lambda name: times[name].median_s):
+        if not _beats(kernels[rival], times[rival], kernels[incumbent], times[incumbent]):
+            continue
+        pair = timer([calls[incumbent], calls[rival]])
+        times |= dict(zip((incumbent, rival), pair, strict=True))
+        if _beats(kernels[rival], times[rival], kernels[incumbent], times[incumbent]):
+            chosen = rival
+            break
+    return KernelChoice(
+        setting=setting,
+        convolution=conv,
+        candidates=tuple(
+            MeasuredKernel(name=name, median_s=time.median_s, spread_s=time.spread_s)
+            for name, time in times.items()
+        ),
+        dropped=tuple(dropped),
+        predicted=found[0].name,
+        chosen=chosen,
+        tvm_version=_tvm.installed_version("apache-tvm"),
+        tool_version=__version__,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _beats(kernel: Kernel, time: Timing, other: Kernel, other_time: Timing) -> bool:
+    margin = MARGIN if _rounding(kernel) <= _rounding(other) else 1 - LARGER_TILE_GAIN
+    gain_s = other_time.median_s - time.median_s
+    return gain_s > max(margin * other_time.median_s, time.spread_s + other_time.spread_s)
+
+
+def _rounding(kernel: Kernel) -> int:
+    """Orders kernels by their rounding errors: direct, then Winograd by the size of the tiles."""
+    return 0 if isinstance(kernel, Tile) else kernel.outputs[0]
