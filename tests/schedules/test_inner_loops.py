@@ -62,7 +62,7 @@ def layer(make_model) -> Callable[..., onnx.ModelProto]:
     return layer
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Built:
     """The loops of a library, and the kernels that were chosen for its convolutions."""
 

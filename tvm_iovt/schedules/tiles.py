@@ -25,6 +25,12 @@ _HALF_VECTOR_SHARE = 0.95
 """Speed with half-width vectors, which take more instructions. Measured on Zen 4: 24 channels run
 at 108 instead of 80 GFLOP/s, 40 channels at 112 instead of 92, of 117."""
 
+_IN_ORDER = frozenset({"cortex-a35", "cortex-a53", "cortex-a55", "cortex-a510"})
+"""64-bit CPUs for which LLVM unrolls the inner loop and loads ahead."""
+
+_LOADED_AHEAD = 5
+"""Registers that it takes for that."""
+
 _CROP_PENALTY = 0.8
 """Relative speed of a grouped convolution whose epilogue runs apart from the tile."""
 
@@ -68,6 +74,19 @@ def lanes_of(cpu: CpuSpec, dtype_bits: int = 32) -> int:
 def ceil_div(a: int, b: int) -> int:
     """`a / b` rounded up."""
     return -(-a // b)
+
+
+def fits(tile: Tile, cpu: CpuSpec) -> bool:
+    """Whether LLVM keeps the inner loop of a tile in registers, as disassembled code shows."""
+    needed = tile.registers
+    if cpu.arch == "armv7l":
+        # Its fused multiply-add takes no single lane: LLVM loads all the broadcasts ahead.
+        needed += tile.rows * tile.cols - 1
+    elif cpu.mcpu in _IN_ORDER:
+        needed += _LOADED_AHEAD
+    elif cpu.arch == "x86_64" and cpu.vector_bits == 128 and tile.vectors > 1:
+        needed += 1  # SSE multiplies and adds apart, and the product takes a register
+    return needed <= cpu.vector_registers
 
 
 def largest_divisor(extent: int, limit: int) -> int:
@@ -153,7 +172,7 @@ def ranked_tiles(
         for rows in (r for r in range(1, min(height, MAX_ROWS) + 1) if height % r == 0):
             for cols in range(1, min(width, cpu.vector_registers) + 1):
                 tile = Tile(rows=rows, cols=cols, vectors=vectors, lanes=lanes)
-                if tile.registers > cpu.vector_registers:
+                if not fits(tile, cpu):
                     break
                 score = useful_share(tile, height, width, channels) * issue_share(tile)
                 if lanes < widths[0]:
@@ -205,6 +224,11 @@ def window_cols(width: int, taps: int, cpu: CpuSpec) -> int:
 
     The accumulators leave room for the weights of the window and the input vector.
     """
-    room = max(1, min(8, (cpu.vector_registers - min(taps, 9) - 2)))
+    held = min(taps, 9)
+    if cpu.arch == "aarch64" and taps + 6 <= cpu.vector_registers:
+        held = taps  # LLVM holds all of them; x86 instead reads them as operands of the arithmetic
+    room = max(1, min(8, cpu.vector_registers - held - 2))
+    if cpu.arch == "armv7l":  # LLVM loads ahead there: with more, half of the code is spills
+        room = 3 if taps <= 9 else 2
     exact = largest_divisor(width, room)
     return exact if exact * 2 > room or exact == width else min(room, width)

@@ -15,6 +15,7 @@ from tvm_iovt.schedules.tiles import (
     Tile,
     ceil_div,
     contraction_tile,
+    fits,
     issue_share,
     lanes_of,
     useful_share,
@@ -167,7 +168,7 @@ def _tiles(count: int, out_channels: int, cpu: CpuSpec) -> Iterator[Tile]:
         for vectors in range(1, min(6, ceil_div(out_channels, lanes)) + 1):
             for cols in (c for c in range(1, cpu.vector_registers) if count % c == 0):
                 tile = Tile(rows=1, cols=cols, vectors=vectors, lanes=lanes)
-                if tile.registers <= cpu.vector_registers:
+                if fits(tile, cpu):
                     yield tile
 
 
