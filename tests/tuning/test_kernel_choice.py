@@ -156,13 +156,17 @@ def choice(conv):
     return choose(conv, [PREDICTED, OTHER], timer_giving({PREDICTED: 1.0, OTHER: 0.5}))
 
 
+def find(records, conv):
+    return records.find(conv, kernel_name(PREDICTED))
+
+
 def test_records_are_found_again(tmp_path, choice, conv):
     records = Records(SETTING, [tmp_path / "user", tmp_path / "shipped"])
-    assert records.find(conv) is None
+    assert find(records, conv) is None
     records.add(choice)
     assert records.path == tmp_path / "user" / "znver4" / "kernel_choice.jsonl"
     again = Records(SETTING, [tmp_path / "user"])
-    assert again.find(conv) == choice
+    assert find(again, conv) == choice
     assert not again.problems
     (line,) = records.path.read_text().splitlines()
     assert json.loads(line)["schema"] == "tvm-iovt/kernel-choice/1"
@@ -193,17 +197,17 @@ def test_records_of_another_setting_are_never_used(tmp_path, choice, conv, other
     if not path.exists():
         path.write_bytes(Records(SETTING, [tmp_path]).path.read_bytes())
     records = Records(other, [tmp_path])
-    assert records.find(conv) is None
+    assert find(records, conv) is None
     assert not records.problems
 
 
 def test_the_users_records_come_before_the_shipped_ones(tmp_path, choice, conv):
     shipped, user = tmp_path / "shipped", tmp_path / "user"
     Records(SETTING, [shipped]).add(dataclasses.replace(choice, date="2026-01-01"))
-    assert Records(SETTING, [user, shipped]).find(conv).date == "2026-01-01"
+    assert find(Records(SETTING, [user, shipped]), conv).date == "2026-01-01"
     Records(SETTING, [user, shipped]).add(dataclasses.replace(choice, date="2026-02-02"))
-    assert Records(SETTING, [user, shipped]).find(conv).date == "2026-02-02"
-    assert Records(SETTING, [shipped]).find(conv).date == "2026-01-01"
+    assert find(Records(SETTING, [user, shipped]), conv).date == "2026-02-02"
+    assert find(Records(SETTING, [shipped]), conv).date == "2026-01-01"
 
 
 def test_a_new_measurement_replaces_the_old_one(tmp_path, choice, conv):
@@ -216,8 +220,8 @@ def test_a_new_measurement_replaces_the_old_one(tmp_path, choice, conv):
     ):
         records.add(record)
     again = Records(SETTING, [tmp_path])
-    assert again.find(conv).chosen == choice.predicted
-    assert again.find(other).chosen == choice.chosen
+    assert find(again, conv).chosen == choice.predicted
+    assert find(again, other).chosen == choice.chosen
     assert len(records.path.read_text().splitlines()) == 2
 
 
@@ -231,7 +235,7 @@ def test_broken_lines_are_skipped_and_named(tmp_path, choice, conv):
         "\n".join([good[:40], unknown, newer, "[]", "\xff", "", good, ""]).encode("latin1")
     )
     records = Records(SETTING, [tmp_path])
-    assert records.find(conv) == choice
+    assert find(records, conv) == choice
     assert [problem.split(":")[0] for problem in records.problems] == [
         f"{path}, line {number}, was skipped" for number in (1, 2, 3, 4, 5)
     ]
@@ -320,7 +324,7 @@ def test_a_choice_that_does_not_fit_the_weights_is_not_used(
     setting = host_setting(host)
     plan = next(
         c
-        for c in selection.candidates(conv, weights, host.cpu)
+        for c in selection.candidates(conv, weights, host.cpu)[1:]
         if isinstance(c.kernel, WinogradPlan)
     )
     Records(setting, [tmp_path]).add(measured(conv, weights, host, setting, plan.name))
@@ -330,6 +334,29 @@ def test_a_choice_that_does_not_fit_the_weights_is_not_used(
     (decision,) = select.decisions
     assert not decision.applied and "not accurate enough" in decision.reason
     assert select.summary == "kernels: 1 predicted, 0 from measurements"
+
+
+def test_layers_whose_weights_allow_other_kernels_are_measured_apart(tmp_path, conv, weights, host):
+    """Whole numbers must be summed exactly: what is measured for them says nothing of others."""
+    setting = host_setting(host)
+    whole = np.round(weights * 3)
+    asked = []
+
+    def measure(geometry, values, under):
+        asked.append(values)
+        first = selection.candidates(geometry, values, host.cpu)[0]
+        return measured(geometry, values, host, under, first.name)
+
+    select = KernelSelector(host.cpu, setting, Records(setting, [tmp_path]), measure)
+    for values in (whole, weights, whole, weights):
+        assert select(conv, values) == predict(conv, values, host.cpu)
+    assert isinstance(select(conv, whole), Tile)
+    assert isinstance(select(conv, weights), WinogradPlan)
+    assert len(asked) == 2
+    again = KernelSelector(host.cpu, setting, Records(setting, [tmp_path]))
+    assert isinstance(again(conv, whole), Tile)
+    assert isinstance(again(conv, weights), WinogradPlan)
+    assert again.summary == "kernels: 0 predicted, 2 from measurements"
 
 
 def test_if_nothing_can_be_measured_the_kernel_is_predicted(tmp_path, conv, weights, host):

@@ -34,8 +34,9 @@ _LOADED_AHEAD = 5
 _CROP_PENALTY = 0.8
 """Relative speed of a grouped convolution whose epilogue runs apart from the tile."""
 
-SERIAL_OPERATIONS = 20_000
-"""Kernels with fewer scalar operations stay serial: waking the thread pool costs microseconds."""
+SERIAL_OPERATIONS = 200_000
+"""Multiply-adds of a kernel below which it stays serial: 3 microseconds of a desktop core, as long
+as it takes to wake the thread pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +179,8 @@ def ranked_tiles(
                 if lanes < widths[0]:
                     score *= _HALF_VECTOR_SHARE
                 tasks = ceil_div(height, rows) * ceil_div(channels, tile.channels)
+                if height * width == 1:  # memory sets the pace: all cores should read
+                    score *= balance(tasks, cpu.cores)
                 # Equal scores: few rows share the padded rows better, wide tiles are fewer.
                 key = (round(score, 2), round(balance(tasks, cpu.cores), 2), -rows, cols)
                 found.append((key, score, tile))

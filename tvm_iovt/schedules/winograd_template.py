@@ -14,6 +14,7 @@ from tvm_iovt.schedules.template import (
     annotated_block,
     annotation,
     name_of,
+    reduce_extents,
     spatial_extents,
     volume,
 )
@@ -120,7 +121,7 @@ class Winograd:
         schedule.unroll(e)
         schedule.unroll(f)
         schedule.vectorize(c_in)
-        work = volume(spatial_extents(schedule, products)) * 64
+        work = volume(spatial_extents(schedule, products) + reduce_extents(schedule, products))
         done = [block, products, half, transformed, half_result, final]
         if padded is not None and not whole:
             schedule.compute_at(padded, band)

@@ -21,7 +21,14 @@ from tvm_iovt._version import __version__
 from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.schedules.convolution import Conv2d
-from tvm_iovt.schedules.selection import Candidate, Kernel, candidates, kernel_named, predict
+from tvm_iovt.schedules.selection import (
+    Candidate,
+    Kernel,
+    candidates,
+    kernel_name,
+    kernel_named,
+    predict,
+)
 from tvm_iovt.schedules.tiles import Tile
 from tvm_iovt.schedules.winograd_plan import LARGER_TILE_GAIN
 from tvm_iovt.tuning.kernel_timing import (
@@ -188,7 +195,9 @@ def _not_here(spec: TargetSpec) -> str:
 class Records:
     """The measurements for one kind of CPU that can be found, and where new ones go.
 
-    The user's come before the shipped ones; within a file the last line of a convolution counts.
+    The user's come before the shipped ones; within a file the last line counts. Layers of the same
+    geometry may differ in what their weights allow, which shows in what is predicted for them: a
+    measurement is of one geometry and one prediction.
 
     Attributes:
         problems: What was skipped, as sentences with file and line number.
@@ -202,17 +211,22 @@ class Records:
         self.path = files[0]
         self.problems: list[str] = []
         self._setting = setting
-        self._choices: dict[Conv2d, KernelChoice] = {}
+        self._choices: dict[tuple[Conv2d, str], KernelChoice] = {}
         for path in reversed(files):
             choices, problems = _read(path)
             self.problems += problems
             for choice in choices:
                 if choice.setting == setting:
-                    self._choices[choice.convolution] = choice
+                    self._choices[choice.convolution, choice.predicted] = choice
 
-    def find(self, conv: Conv2d) -> KernelChoice | None:
-        """The measurement of a convolution in this setting, or None."""
-        return self._choices.get(conv)
+    def find(self, conv: Conv2d, predicted: str) -> KernelChoice | None:
+        """The measurement of a convolution in this setting, or None.
+
+        Args:
+            conv: The geometry.
+            predicted: Name of the kernel that is predicted for it.
+        """
+        return self._choices.get((conv, predicted))
 
     def add(self, choice: KernelChoice) -> None:
         """Remember a measurement and write it to the user's file, in place of an older one.
@@ -222,7 +236,7 @@ class Records:
         Raises:
             UsageError: The file cannot be written.
         """
-        self._choices[choice.convolution] = choice
+        self._choices[choice.convolution, choice.predicted] = choice
         try:
             lines = _lines(self.path)  # another process may have added to it in the meantime
         except OSError as error:
@@ -237,11 +251,13 @@ class Records:
 
 
 def _is_about(line: str, choice: KernelChoice) -> bool:
-    """Whether a line is a record of the same convolution in the same setting."""
+    """Whether a line is a record of the same convolution and prediction in the same setting."""
     old = _parsed(line)
-    if isinstance(old, str):
-        return False
-    return (old.setting, old.convolution) == (choice.setting, choice.convolution)
+    return not isinstance(old, str) and _key(old) == _key(choice)
+
+
+def _key(choice: KernelChoice) -> tuple[Setting, Conv2d, str]:
+    return choice.setting, choice.convolution, choice.predicted
 
 
 def _lines(path: Path) -> list[str]:
@@ -313,48 +329,46 @@ class KernelSelector:
         self._setting = setting
         self._records = records
         self._measure = measure
-        self._tried: set[Conv2d] = set()
+        self._tried: set[tuple[Conv2d, str]] = set()
         self._told: set[tuple[Conv2d, str]] = set()
 
     def __call__(self, conv: Conv2d, weights: np.ndarray) -> Kernel:
         """The kernel of a convolution that is not depthwise; `weights` are OIHW float32."""
-        choice = self._records.find(conv)
-        kernel = self._chosen(choice, conv, weights)
-        if kernel is None and self._measure is not None and conv not in self._tried:
-            self._tried.add(conv)
+        predicted = predict(conv, weights, self._cpu, winograd=self._setting.winograd)
+        name = kernel_name(predicted)
+        choice = self._records.find(conv, name)
+        if choice is None and self._measure is not None and (conv, name) not in self._tried:
+            self._tried.add((conv, name))
             choice = self._measure(conv, weights, self._setting)
             if choice is not None:
                 self._records.add(choice)
-            kernel = self._chosen(choice, conv, weights)
-        if kernel is not None and choice is not None:
-            self.measured += 1
-            self._tell(conv, True, _account(choice))
-            return kernel
-        self.predicted += 1
-        if choice is not None:
+        if choice is None:
+            self.predicted += 1
+            if self._measure is not None:
+                self._tell(conv, False, "none of the candidates could be measured; it is predicted")
+            return predicted
+        kernel: Kernel | None = predicted
+        if choice.chosen != name:
+            kernel = kernel_named(
+                choice.chosen, conv, weights, self._cpu, winograd=self._setting.winograd
+            )
+        if kernel is None:
+            self.predicted += 1
             self._tell(
                 conv,
                 False,
                 f"{choice.chosen} was measured to be the fastest, but is not accurate enough for "
                 "these weights, or not known to this version; the kernel is predicted",
             )
-        elif self._measure is not None:
-            self._tell(conv, False, "none of the candidates could be measured; it is predicted")
-        return predict(conv, weights, self._cpu, winograd=self._setting.winograd)
+            return predicted
+        self.measured += 1
+        self._tell(conv, True, _account(choice))
+        return kernel
 
     @property
     def summary(self) -> str:
         """How many kernels came from where, as a line for the user."""
         return f"kernels: {self.predicted} predicted, {self.measured} from measurements"
-
-    def _chosen(
-        self, choice: KernelChoice | None, conv: Conv2d, weights: np.ndarray
-    ) -> Kernel | None:
-        if choice is None:
-            return None
-        return kernel_named(
-            choice.chosen, conv, weights, self._cpu, winograd=self._setting.winograd
-        )
 
     def _tell(self, conv: Conv2d, applied: bool, reason: str) -> None:
         if (conv, reason) not in self._told:
