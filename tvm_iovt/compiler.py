@@ -302,10 +302,11 @@ def _kernel_selector(
     """What chooses the kernels of convolutions for a CPU target."""
     from tvm_iovt.runtime import threads
     from tvm_iovt.tuning import kernel_choice
+    from tvm_iovt.tuning.kernel_records import Records
 
     threads.set_defaults()  # measurements use the pool as the bundle will
     setting = kernel_choice.setting_of(spec, winograd=options.winograd)
-    records = kernel_choice.Records(setting)
+    records = Records(setting)
     for problem in records.problems:
         progress(f"warning: {problem}")
     measure = None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -12,20 +11,22 @@ from tvm_iovt.schedules import selection
 from tvm_iovt.schedules.selection import Candidate, kernel_name, predict
 from tvm_iovt.schedules.tiles import Tile
 from tvm_iovt.schedules.winograd import WinogradPlan
-from tvm_iovt.tuning import kernel_choice
 from tvm_iovt.tuning.kernel_choice import (
-    CpuKind,
     KernelSelector,
-    Records,
-    Setting,
     check_is_here,
     decide,
     description,
     measuring,
     setting_of,
 )
+from tvm_iovt.tuning.kernel_records import (
+    CpuKind,
+    KernelChoice,
+    MeasuredKernel,
+    Records,
+    Setting,
+)
 from tvm_iovt.tuning.kernel_timing import BuiltKernel, BuiltKernels, Timing
-from tvm_iovt.types import to_json
 
 SETTING = Setting(
     target=CpuKind(mcpu="znver4", triple="x86_64-linux-gnu", vector_bits=512, cores=2),
@@ -151,110 +152,6 @@ def test_without_a_direct_kernel_nothing_is_chosen(conv):
     assert choose(conv, [winograd(4), PREDICTED], timer, dropped=[(PREDICTED, "no")]) is None
 
 
-@pytest.fixture
-def choice(conv):
-    return choose(conv, [PREDICTED, OTHER], timer_giving({PREDICTED: 1.0, OTHER: 0.5}))
-
-
-def find(records, conv):
-    return records.find(conv, kernel_name(PREDICTED))
-
-
-def test_records_are_found_again(tmp_path, choice, conv):
-    records = Records(SETTING, [tmp_path / "user", tmp_path / "shipped"])
-    assert find(records, conv) is None
-    records.add(choice)
-    assert records.path == tmp_path / "user" / "znver4" / "kernel_choice.jsonl"
-    again = Records(SETTING, [tmp_path / "user"])
-    assert find(again, conv) == choice
-    assert not again.problems
-    (line,) = records.path.read_text().splitlines()
-    assert json.loads(line)["schema"] == "tvm-iovt/kernel-choice/1"
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        dataclasses.replace(SETTING, threads=2),
-        dataclasses.replace(SETTING, winograd=False),
-        *(
-            dataclasses.replace(SETTING, target=dataclasses.replace(SETTING.target, **change))
-            for change in (
-                {"mcpu": "znver3"},
-                {"vector_bits": 256},
-                {"cores": 8},
-                {"triple": "x86_64-linux-musl"},
-            )
-        ),
-    ],
-    ids=str,
-)
-def test_records_of_another_setting_are_never_used(tmp_path, choice, conv, other):
-    Records(SETTING, [tmp_path]).add(choice)
-    # Also where somebody put the file into the wrong folder.
-    path = Records(other, [tmp_path]).path
-    path.parent.mkdir(exist_ok=True)
-    if not path.exists():
-        path.write_bytes(Records(SETTING, [tmp_path]).path.read_bytes())
-    records = Records(other, [tmp_path])
-    assert find(records, conv) is None
-    assert not records.problems
-
-
-def test_the_users_records_come_before_the_shipped_ones(tmp_path, choice, conv):
-    shipped, user = tmp_path / "shipped", tmp_path / "user"
-    Records(SETTING, [shipped]).add(dataclasses.replace(choice, date="2026-01-01"))
-    assert find(Records(SETTING, [user, shipped]), conv).date == "2026-01-01"
-    Records(SETTING, [user, shipped]).add(dataclasses.replace(choice, date="2026-02-02"))
-    assert find(Records(SETTING, [user, shipped]), conv).date == "2026-02-02"
-    assert find(Records(SETTING, [shipped]), conv).date == "2026-01-01"
-
-
-def test_a_new_measurement_replaces_the_old_one(tmp_path, choice, conv):
-    records = Records(SETTING, [tmp_path])
-    other = dataclasses.replace(conv, in_channels=64)
-    for record in (
-        choice,
-        dataclasses.replace(choice, convolution=other),
-        dataclasses.replace(choice, chosen=choice.predicted),
-    ):
-        records.add(record)
-    again = Records(SETTING, [tmp_path])
-    assert find(again, conv).chosen == choice.predicted
-    assert find(again, other).chosen == choice.chosen
-    assert len(records.path.read_text().splitlines()) == 2
-
-
-def test_broken_lines_are_skipped_and_named(tmp_path, choice, conv):
-    good = json.dumps(to_json(choice))
-    unknown = json.dumps({**to_json(choice), "chosen": "something else"})
-    newer = good.replace("kernel-choice/1", "kernel-choice/2")
-    path = Records(SETTING, [tmp_path]).path
-    path.parent.mkdir()
-    path.write_bytes(
-        "\n".join([good[:40], unknown, newer, "[]", "\xff", "", good, ""]).encode("latin1")
-    )
-    records = Records(SETTING, [tmp_path])
-    assert find(records, conv) == choice
-    assert [problem.split(":")[0] for problem in records.problems] == [
-        f"{path}, line {number}, was skipped" for number in (1, 2, 3, 4, 5)
-    ]
-    assert "not among its candidates" in records.problems[1]
-    # What cannot be read is not thrown away: a newer version may read it.
-    records.add(dataclasses.replace(choice, date="2026-03-03"))
-    lines = path.read_bytes().splitlines()
-    assert newer.encode() in lines and b"\xff" in lines and len(lines) == 7
-
-
-def test_a_file_that_cannot_be_read_is_a_problem_and_an_error_when_it_is_needed(tmp_path, choice):
-    records = Records(SETTING, [tmp_path])
-    records.path.mkdir(parents=True)
-    with pytest.raises(UsageError, match="Cannot add a measurement"):
-        records.add(choice)
-    (problem,) = Records(SETTING, [tmp_path]).problems
-    assert "cannot be read" in problem and str(records.path) in problem
-
-
 def host_setting(host):
     return setting_of(host, winograd=True)
 
@@ -263,13 +160,11 @@ def measured(conv, weights, host, setting, chosen):
     """A record that chose one of the real candidates."""
     names = [c.name for c in selection.candidates(conv, weights, host.cpu)]
     assert chosen in names
-    return kernel_choice.KernelChoice(
+    return KernelChoice(
         setting=setting,
         convolution=conv,
         candidates=tuple(
-            kernel_choice.MeasuredKernel(
-                name=name, median_s=1e-3 if name == chosen else 2e-3, spread_s=0.0
-            )
+            MeasuredKernel(name=name, median_s=1e-3 if name == chosen else 2e-3, spread_s=0.0)
             for name in names
         ),
         dropped=(),
