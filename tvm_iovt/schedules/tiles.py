@@ -164,7 +164,7 @@ def ranked_tiles(
     The arguments are those of `contraction_tile`.
     """
     widths = (lanes,) if lanes else vector_widths(channels, cpu)
-    found: list[tuple[tuple[float, float, int, int], float, Tile]] = []
+    found: list[tuple[tuple[float, float, int, int, int], float, Tile]] = []
     for lanes, vectors in (
         (width, count)
         for width in widths
@@ -181,8 +181,10 @@ def ranked_tiles(
                 tasks = ceil_div(height, rows) * ceil_div(channels, tile.channels)
                 if height * width == 1:  # memory sets the pace: all cores should read
                     score *= balance(tasks, cpu.cores)
-                # Equal scores: few rows share the padded rows better, wide tiles are fewer.
-                key = (round(score, 2), round(balance(tasks, cpu.cores), 2), -rows, cols)
+                panels = ceil_div(channels, tile.channels)
+                # Equal scores: one panel writes whole pixels, few rows share the padded rows
+                # better, wide tiles are fewer.
+                key = (round(score, 2), round(balance(tasks, cpu.cores), 2), -panels, -rows, cols)
                 found.append((key, score, tile))
     if not found:
         return ((1.0, Tile(rows=1, cols=1, vectors=1, lanes=widths[0])),)
