@@ -69,8 +69,6 @@ def load(
             late in this process; or there is no such CPU.
     """
     path = Path(path)
-    if cpus is not None:
-        thread_pool.set_cpus(tuple(cpus))
     manifest = bundle.read_manifest(path)
     packed = path / "lib"
     libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
@@ -78,6 +76,8 @@ def load(
     deployment = _choose(path, manifest, target, ffi, packed)
     if check:
         bundle.verify(path, [library.file for library in deployment.libraries])
+    if cpus is not None:
+        thread_pool.set_cpus(tuple(cpus))
     if threads is not None:
         thread_pool.set_count(ffi, threads)
     return Executor(path, manifest, deployment, ffi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from tvm_iovt.errors import UsageError
 COUNT = "TVM_NUM_THREADS"
 BIND = "TVM_BIND_THREADS"
 SPIN = "TVM_THREAD_POOL_SPIN_COUNT"
+
+_CPU_RANGE = re.compile(r"(?P<first>[0-9]{1,5})(-(?P<last>[0-9]{1,5}))?")
 
 # Milliseconds: longer than the gaps inside of a network, shorter than those between frames.
 SPIN_COUNT = 10_000
@@ -65,9 +68,10 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     """
     cpus: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        found = _CPU_RANGE.fullmatch(part.strip())
+        if found is None:
             raise UsageError("The list of CPUs cannot be read", seen=text, do="write it as 0,2-3")
+        first, last = found["first"], found["last"]
         cpus += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(cpus))
 
@@ -77,7 +81,7 @@ def set_cpus(cpus: tuple[int, ...]) -> None:
 
     TVM keeps a pool of workers for each thread that runs networks, and they inherit its CPUs. So a
     thread for each network, on CPUs of its own, keeps several networks out of each other's way.
-    Without a count from the user the pool gets one thread for each of the CPUs.
+    The pool gets one thread for each of the CPUs, or fewer if `$TVM_NUM_THREADS` says so.
 
     Raises:
         UsageError: There is no such CPU, or this process may not use it.
@@ -92,7 +96,8 @@ def set_cpus(cpus: tuple[int, ...]) -> None:
         )
     os.sched_setaffinity(0, cpus)
     os.environ[BIND] = "0"
-    if os.environ.get(COUNT) is None or int(os.environ[COUNT]) > len(cpus):
+    count = os.environ.get(COUNT, "")
+    if not count.isdecimal() or int(count) > len(cpus):
         os.environ[COUNT] = str(len(cpus))
 
 

@@ -97,15 +97,8 @@ def write_inside(function: Any) -> tuple[Any, Border] | None:
     if None in blocks or _KEY not in marker.annotations:
         return None
     image, result = marker.reads[0].source, marker.writes[0].source
-    border = Border(
-        **dict(
-            zip(
-                ("top", "left", "bottom", "right"),
-                (int(v) for v in marker.annotations[_KEY]),
-                strict=True,
-            )
-        )
-    )
+    top, left, bottom, right = (int(v) for v in marker.annotations[_KEY])
+    border = Border(top=top, left=left, bottom=bottom, right=right)
     last = _redirected(steps[-2], image, result, border)
     if last is None or any(_reads(step, image) for step in steps[:-1]):
         return None

@@ -129,6 +129,21 @@ def pack_depthwise_weights(weights: np.ndarray, channels: int) -> np.ndarray:
     return padded
 
 
+def inside_image(conv: Conv2d, h: Any, w: Any, height: int, width: int) -> list[Any]:
+    """Conditions for pixel (h, w) of `height x width` padded ones to lie in the image itself."""
+    (rows, cols), (top, left) = conv.in_size, conv.padding[:2]
+    conditions = []
+    if top:
+        conditions.append(h >= top)
+    if height > rows + top:
+        conditions.append(h < rows + top)
+    if left:
+        conditions.append(w >= left)
+    if width > cols + left:
+        conditions.append(w < cols + left)
+    return conditions
+
+
 def padded_image(
     data: Any,
     conv: Conv2d,
@@ -154,15 +169,7 @@ def padded_image(
 
     def element(n: Any, h: Any, w: Any, c: Any) -> Any:
         value = data(n, c, h - top, w - left) if channels_first else data(n, h - top, w - left, c)
-        inside = []
-        if top:
-            inside.append(h >= top)
-        if height > in_rows + top:
-            inside.append(h < in_rows + top)
-        if left:
-            inside.append(w >= left)
-        if width > in_cols + left:
-            inside.append(w < in_cols + left)
+        inside = inside_image(conv, h, w, height, width)
         if channels != conv.in_channels:
             inside.append(c < conv.in_channels)
         return tirx.if_then_else(tirx.all(*inside), value, zero) if inside else value

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_iovt.schedules.convolution import Conv2d, pack_weights
+from tvm_iovt.schedules.convolution import Conv2d, inside_image, pack_weights
 from tvm_iovt.schedules.dot_instructions import DotInstruction, narrow, widen
 from tvm_iovt.schedules.tiles import Tile, ceil_div
 from tvm_iovt.schedules.tvm_api import te, tirx
@@ -83,15 +83,7 @@ def _image(
         channel = c if conv.groups == 1 else g * per_group + c
         row, col = h - top, w - left
         value = data(n, channel, row, col) if channels_first else data(n, row, col, channel)
-        inside = []
-        if top:
-            inside.append(h >= top)
-        if height > in_rows + top:
-            inside.append(h < in_rows + top)
-        if left:
-            inside.append(w >= left)
-        if width > in_cols + left:
-            inside.append(w < in_cols + left)
+        inside = inside_image(conv, h, w, height, width)
         if padded_group != per_group:
             inside.append(c < per_group)
         if not inside:

@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from tvm_iovt.schedules.layout_rules import BROADCAST, UNARY
 from tvm_iovt.schedules.tensors import is_constant, op_name
 from tvm_iovt.schedules.tvm_api import relax
-
-_FOLLOWING = frozenset(
-    f"relax.{name}"
-    for name in (
-        *("add", "subtract", "multiply", "divide", "maximum", "minimum", "clip", "negative"),
-        *("sigmoid", "tanh", "exp", "erf", "abs", "sqrt", "rsqrt"),
-        *("nn.relu", "nn.relu6", "nn.leakyrelu", "nn.silu", "nn.gelu", "nn.gelu_tanh"),
-    )
-)
-"""Element-wise operators that are computed by the kernel before them."""
 
 
 class Producers:
@@ -61,7 +52,7 @@ class Producers:
         while waiting:
             v = waiting.pop()
             value: Any = self._values.get(v)
-            if v not in region and op_name(value) in _FOLLOWING:
+            if v not in region and op_name(value) in UNARY | BROADCAST:
                 region.add(v)
                 waiting += [arg for arg in value.args if isinstance(arg, relax.Var)]
         return region
