@@ -8,6 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tvm_iovt.tuning import events
+
 ModelFactory = Callable[..., onnx.ModelProto]
 
 
@@ -77,3 +79,127 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "small.onnx"
     onnx.save(small_network(), str(path))
     return path
+
+
+def _tune_run(
+    *,
+    trials: int = 120,
+    resumed: int = 0,
+    gained: bool = True,
+    failing: float = 0.05,
+    bound: bool = True,
+    names: tuple[str, ...] = ("conv0", "depthwise", "dense"),
+    runners: tuple[str, ...] = ("local",),
+    records: str = "records",
+) -> list[events.Event]:
+    """The events of a tuning run, made up but consistent with each other."""
+    random = np.random.default_rng(3)
+    weights = [1 + i % 2 for i in range(len(names))]
+    templates = [4e-4 / (1 + i) for i in range(len(names))]
+    tasks = tuple(
+        events.TaskSummary(
+            workload=f"{i:016x}",
+            name=name,
+            weight=weights[i],
+            flops=10_000_000,
+            moved_bytes=400_000,
+            bound_s=templates[i] * 0.6 if bound else 0.0,
+        )
+        for i, name in enumerate(names)
+    )
+    told: list[events.Event] = [
+        events.RunStarted(
+            run="run-1",
+            model="small.onnx",
+            target="host",
+            device="znver4, 8 cores",
+            tasks=tasks,
+            fixed=2,
+            trials_asked=resumed + trials,
+            time_asked_s=0.0,
+            resumed_trials=resumed,
+            runners=runners,
+            peak_flops=1e11 if bound else 0.0,
+            peak_bytes_per_s=2e10 if bound else 0.0,
+        )
+    ]
+    best: list[float | None] = list(templates) if resumed else [None] * len(names)
+    made, valid = [0] * len(names), [0] * len(names)
+    for number in range(1, trials + 1):
+        task = (number - 1) % len(names)
+        first = not resumed and number <= len(names)
+        broken = not first and random.random() < failing
+        factor = 1.0 if first else random.uniform(0.85 if gained else 1.01, 2.0)
+        median_s = None if broken else templates[task] * factor
+        made[task] += 1
+        valid[task] += not broken
+        if median_s is not None:
+            best[task] = min(median_s, best[task] or median_s)
+        known = [s for s in best if s is not None]
+        pairs = list(zip(weights, known, strict=False))
+        everything = len(known) == len(names)
+        told.append(
+            events.TrialDone(
+                elapsed_s=number / 6,
+                task=names[task],
+                number=resumed + number,
+                valid=sum(valid),
+                source="template" if first else "search",
+                median_s=median_s,
+                failed="build" if broken else "",
+                error=f"LLVM gave up after {number} s" if broken else "",
+                runner=runners[number % len(runners)],
+                best_s=best[task],
+                template_s=templates[task],
+                network_s=sum(w * s for w, s in pairs) if everything else None,
+                template_network_s=sum(w * s for w, s in zip(weights, templates, strict=True))
+                if everything
+                else None,
+                trials_per_s=6.0,
+                eta_s=(trials - number) / 6,
+            )
+        )
+    told.append(events.TaskEnded(task=names[-1], reason="close to the roofline", trials=made[-1]))
+    before_s = sum(w * s for w, s in zip(weights, templates, strict=True))
+    after_s = sum(w * (s or 0) for w, s in zip(weights, best, strict=True))
+    told.append(
+        events.TuneOutcome(
+            run="run-1",
+            records=records,
+            tasks=tuple(
+                events.TaskOutcome(
+                    task=name,
+                    weight=weights[i],
+                    trials=made[i],
+                    valid=valid[i],
+                    template_s=templates[i],
+                    best_s=best[i],
+                    template_network_s=weights[i] * templates[i],
+                    chosen_network_s=weights[i] * (best[i] or 0) if gained else None,
+                    chosen="search" if gained else "template",
+                    reason="faster in the network" if gained else "nothing was faster",
+                )
+                for i, name in enumerate(names)
+            ),
+            fixed=2,
+            trials_asked=resumed + trials,
+            trials_done=resumed + trials,
+            trials_valid=resumed + sum(valid),
+            complete=True,
+            template_network_s=before_s,
+            tuned_network_s=after_s if gained else before_s * 1.001,
+            noise=0.01,
+            elapsed_s=trials / 6 + 4,
+            share_search=0.1,
+            share_build=0.15,
+            share_measure=0.7,
+            errors=("LLVM gave up",) if failing else (),
+        )
+    )
+    return told
+
+
+@pytest.fixture(scope="session")
+def tune_run() -> Callable[..., list[events.Event]]:
+    """The events of a made-up tuning run."""
+    return _tune_run

@@ -8,8 +8,13 @@ from pathlib import Path
 from tvm_iovt.errors import UsageError
 
 
-def write_atomically(out: Path, content: bytes) -> None:
+def write_atomically(out: Path, content: bytes, *, durable: bool = False) -> None:
     """Writes beside the file and renames; makes the folder if it is missing.
+
+    Args:
+        out: The file.
+        content: All of it.
+        durable: Flush before renaming: a power failure then leaves the old file or the new one.
 
     Raises:
         UsageError: The file cannot be written.
@@ -19,6 +24,9 @@ def write_atomically(out: Path, content: bytes) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_bytes(content)
+            if durable:
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
             temporary.replace(out)
         finally:
             temporary.unlink(missing_ok=True)

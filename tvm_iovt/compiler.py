@@ -6,8 +6,8 @@ import dataclasses
 import datetime
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tvm_iovt.build.link import Linker
     from tvm_iovt.frontend.network import Arrays, Network
     from tvm_iovt.tuning.kernel_choice import KernelSelector
+    from tvm_iovt.tuning.tuned import ChosenSchedules
 
 Progress = Callable[[str], None]
 
@@ -103,6 +104,7 @@ class CompileOptions:
             are checked layer by layer.
         measure: Decide between kernels of a convolution by measuring them, where no record of an
             earlier measurement does; every target must be the CPU of this machine.
+        tuned: Use the schedules that `tune` has recorded for the target's kind of device.
     """
 
     targets: str = "host"
@@ -121,6 +123,7 @@ class CompileOptions:
     precision: str = "fp32"
     winograd: bool = True
     measure: bool = False
+    tuned: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,12 +268,13 @@ def _build_all(
     deployments = []
     for number, spec in enumerate(specs, start=1):
         progress(f"building for {spec.name} ({number} of {len(specs)})")
-        module, made = _passes(network, spec, options)
+        module, made = run_graph_passes(network, spec, options)
         # What is decided alike for several targets is told once.
         decisions += [decision for decision in made if decision not in decisions]
         file = f"stage0.{_file_part(spec.name)}.so"
-        select = None if spec.gpu is not None else _kernel_selector(spec, options, progress)
-        with _full_disk_is_ours(folder / file):
+        select = kernel_selector(spec, options, progress) if spec.gpu is None else None
+        tuned = _tuned_schedules(spec, options, progress)
+        with _full_disk_is_ours(folder / file), _closing(select):
             notes, parameters = build_stage(
                 module,
                 spec,
@@ -278,11 +282,14 @@ def _build_all(
                 folder / file,
                 options.precision,
                 select,
+                tuned,
             )
         if select is not None:
             notes = (*notes, *select.decisions)
             if options.measure or select.measured:
                 progress(select.summary)
+        if tuned is not None:
+            _tell_tuned(tuned, spec, progress)
         decisions += [
             dataclasses.replace(note, subject=f"{spec.name}: {note.subject}") for note in notes
         ]
@@ -296,26 +303,66 @@ def _build_all(
     return tuple(deployments), tuple(decisions)
 
 
-def _kernel_selector(
-    spec: TargetSpec, options: CompileOptions, progress: Progress
+def _closing(select: KernelSelector | None) -> AbstractContextManager[object]:
+    return nullcontext() if select is None else closing(select)
+
+
+def kernel_selector(
+    spec: TargetSpec,
+    options: CompileOptions,
+    progress: Progress,
+    folders: Sequence[Path] | None = None,
 ) -> KernelSelector:
-    """What chooses the kernels of convolutions for a CPU target."""
+    """What chooses the kernels of convolutions for a CPU target.
+
+    Args:
+        spec: The target.
+        options: Of the compilation.
+        progress: Called with a line for each step.
+        folders: Of records; by default those that `resources` finds.
+
+    Returns:
+        It must be closed if `options.measure` is set.
+    """
     from tvm_iovt.runtime import threads
     from tvm_iovt.tuning import kernel_choice
     from tvm_iovt.tuning.kernel_records import Records
 
     threads.set_defaults()  # measurements use the pool as the bundle will
     setting = kernel_choice.setting_of(spec, winograd=options.winograd)
-    records = Records(setting)
+    records = Records(setting, folders)
     for problem in records.problems:
         progress(f"warning: {problem}")
     measure = None
     if options.measure:
-        measure = kernel_choice.measuring(spec, setting.threads, progress)
+        measure = kernel_choice.KernelMeasurer(spec, setting.threads, progress)
     return kernel_choice.KernelSelector(spec.cpu, setting, records, measure)
 
 
-def _passes(
+def _tuned_schedules(
+    spec: TargetSpec, options: CompileOptions, progress: Progress
+) -> ChosenSchedules | None:
+    """The schedules that tuning has found for a target; None if they are not to be used."""
+    if not options.tuned:
+        return None
+    from tvm_iovt.tuning.device_kind import device_kind
+    from tvm_iovt.tuning.record_store import find_choices
+    from tvm_iovt.tuning.tuned import ChosenSchedules
+
+    found = find_choices(device_kind(spec))
+    for problem in (*found.problems, *found.refused):
+        progress(f"warning: {problem}")
+    return ChosenSchedules(found.choices)
+
+
+def _tell_tuned(tuned: ChosenSchedules, spec: TargetSpec, progress: Progress) -> None:
+    for problem in tuned.problems:
+        progress(f"warning: {problem}")
+    if tuned.used:
+        progress(f"{tuned.used} kernels for {spec.name} use schedules from tuning records")
+
+
+def run_graph_passes(
     network: Network, spec: TargetSpec, options: CompileOptions
 ) -> tuple[Any, tuple[Decision, ...]]:
     """The network's module after the graph passes for a target, and what they decided."""

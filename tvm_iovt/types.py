@@ -7,6 +7,7 @@ unknown major version is an error that names both versions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types as _types
 import typing
@@ -356,14 +357,16 @@ class Manifest:
 
 def to_json(value: Any) -> Any:
     """A dataclass (or a container of them) as plain JSON values, with its schema if it has one."""
+    if value is None or type(value) in (str, int, bool):  # most values, so that they are quick
+        return value
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         schema = getattr(type(value), "SCHEMA", None)
         fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"schema": schema, **fields} if schema else fields
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -392,6 +395,8 @@ def from_json(cls: type[T], data: Any) -> T:
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:
+    if kind is Any:
+        return data
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, _types.UnionType):
         if data is None and type(None) in arguments:
@@ -411,10 +416,16 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     return data
 
 
+@functools.cache
+def _type_hints(cls: type[Any]) -> dict[str, Any]:
+    """Resolved annotations; finding them takes longer than decoding a record."""
+    return typing.get_type_hints(cls)
+
+
 def _decode_dataclass(cls: type[Any], data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise _wrong(where, f"a {cls.__name__} object", data)
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)  # type: ignore[arg-type]  # classes are hashable
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields))
     missing = sorted(

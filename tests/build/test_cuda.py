@@ -108,7 +108,7 @@ def build(arch: str, kind: str, output: Path) -> Path:
     cpu = host_cpu()
     target = cuda_target(arch, cpu)
     with compiling_for(arch, prefer=kind), target:
-        lowered = lower_for_cuda(tiny_network(), target)
+        lowered, _ = lower_for_cuda(tiny_network(), target)
         vm_passes = tvm.transform.Sequential(
             [*stock.dataflow_lower_passes(target), *stock.finalize_passes(target)]
         )
@@ -406,7 +406,7 @@ def test_unbound_kernels_are_named() -> None:
     assert unbound_kernels(module) == ("plus_one",)
     target = cuda_target("sm_87", host_cpu())
     with target:
-        lowered = lower_for_cuda(tiny_network(), target)
+        lowered, _ = lower_for_cuda(tiny_network(), target)
     kernels = [f for f in lowered.functions.values() if isinstance(f, tvm.tirx.PrimFunc)]
     assert len(kernels) >= 4
     assert unbound_kernels(lowered) == ()

@@ -107,3 +107,11 @@ def test_shapes():
 def test_printable_text_has_no_control_characters(text):
     assert units.printable(text).isprintable()
     assert not re.search(r"[\x00-\x1f\x7f]", units.printable(text))
+
+
+def test_nouns_follow_their_number():
+    assert [units.counted(count, "trial") for count in (0, 1, 2)] == [
+        "0 trials",
+        "1 trial",
+        "2 trials",
+    ]

@@ -11,12 +11,14 @@ from tvm_iovt.schedules import selection
 from tvm_iovt.schedules.selection import Candidate, kernel_name, predict
 from tvm_iovt.schedules.tiles import Tile
 from tvm_iovt.schedules.winograd import WinogradPlan
+from tvm_iovt.tuning.convolution_worker import RunKernel, RunKernels
+from tvm_iovt.tuning.kernel_bench import KernelBench
 from tvm_iovt.tuning.kernel_choice import (
+    KernelMeasurer,
     KernelSelector,
     check_is_here,
     decide,
     description,
-    measuring,
     setting_of,
 )
 from tvm_iovt.tuning.kernel_records import (
@@ -26,7 +28,8 @@ from tvm_iovt.tuning.kernel_records import (
     Records,
     Setting,
 )
-from tvm_iovt.tuning.kernel_timing import BuiltKernel, BuiltKernels, Timing
+from tvm_iovt.tuning.kernel_timing import Timing
+from tvm_iovt.tuning.worker_process import WorkerLost
 
 SETTING = Setting(
     target=CpuKind(mcpu="znver4", triple="x86_64-linux-gnu", vector_bits=512, cores=2),
@@ -50,13 +53,9 @@ OUTPUT = np.ones((1, 2, 2, 4), np.float32)
 
 
 def built(*kernels, wrong=(), dropped=()):
-    return BuiltKernels(
+    return RunKernels(
         tuple(
-            BuiltKernel(
-                kernel_name(kernel),
-                lambda kernel=kernel: kernel,
-                OUTPUT * (2 if kernel in wrong else 1),
-            )
+            RunKernel(kernel_name(kernel), OUTPUT * (2 if kernel in wrong else 1))
             for kernel in kernels
             if kernel not in [k for k, _ in dropped]
         ),
@@ -68,10 +67,10 @@ def timer_giving(*rounds):
     """Milliseconds (or pairs with the spread) for each kernel, in one or several rounds."""
     seen = []
 
-    def timer(calls):
-        times = rounds[min(len(seen), len(rounds) - 1)]
-        seen.append([call() for call in calls])
-        found = [times[call()] for call in calls]
+    def timer(names):
+        times = {kernel_name(k): v for k, v in rounds[min(len(seen), len(rounds) - 1)].items()}
+        seen.append(list(names))
+        found = [times[name] for name in names]
         pairs = [pair if isinstance(pair, tuple) else (pair, 0.0) for pair in found]
         return tuple(Timing(median_s=m / 1e3, spread_s=s / 1e3) for m, s in pairs)
 
@@ -90,7 +89,9 @@ def test_a_clearly_faster_kernel_replaces_the_predicted_one(conv):
     assert (choice.predicted, choice.chosen) == (kernel_name(PREDICTED), kernel_name(OTHER))
     assert choice.gain == pytest.approx(0.9)
     assert [c.name for c in choice.candidates] == list(map(kernel_name, (PREDICTED, OTHER, THIRD)))
-    assert timer.seen[1] == [PREDICTED, OTHER]  # the two once more, on their own
+    assert timer.seen[1] == list(
+        map(kernel_name, (PREDICTED, OTHER))
+    )  # the two once more, on their own
 
 
 @pytest.mark.parametrize(
@@ -264,23 +265,46 @@ def test_if_nothing_can_be_measured_the_kernel_is_predicted(tmp_path, conv, weig
     assert not decision.applied
 
 
+class LastIsFastest(KernelBench):
+    """Builds and times real kernels, and then says that the last one is the fastest."""
+
+    def time(self, names):
+        assert len(super().time(names)) == len(names)
+        return tuple(Timing(median_s=1 / (i + 1), spread_s=0.0) for i in range(len(names)))
+
+
 def test_measuring_builds_checks_and_times_real_kernels(conv, weights, host):
     setting = host_setting(host)
     lines = []
-
-    def timer(calls):
-        """The last one is the fastest."""
-        for call in calls:
-            call()
-        return tuple(Timing(median_s=1 / (i + 1), spread_s=0.0) for i in range(len(calls)))
-
-    measure = measuring(host, setting.threads, lines.append, timer=timer)
-    choice = measure(conv, weights, setting)
+    bench = LastIsFastest(host, setting.threads)
+    measure = KernelMeasurer(host, setting.threads, lines.append, bench=bench)
+    try:
+        choice = measure(conv, weights, setting)
+    finally:
+        measure.close()
     names = [c.name for c in selection.candidates(conv, weights, host.cpu)]
     assert [c.name for c in choice.candidates] == names
     assert not choice.dropped
     assert (choice.predicted, choice.chosen) == (names[0], names[-1])
     assert lines == ["measuring kernels of conv 32->32@12x12 k3"]
+
+
+def test_a_crash_while_timing_leaves_the_prediction(tmp_path, conv, weights, host):
+    class Crashing(KernelBench):
+        def time(self, names):
+            message = "died of SIGSEGV"
+            raise WorkerLost(message)
+
+    setting = host_setting(host)
+    lines = []
+    bench = Crashing(host, setting.threads)
+    measure = KernelMeasurer(host, setting.threads, lines.append, bench=bench)
+    select = KernelSelector(host.cpu, setting, Records(setting, [tmp_path]), measure)
+    assert select(conv, weights) == predict(conv, weights, host.cpu)
+    assert lines[-1].endswith("the process died of SIGSEGV")
+    assert not select.decisions[0].applied
+    select.close()
+    assert select(conv, weights) == predict(conv, weights, host.cpu)
 
 
 def test_only_this_machine_can_be_measured(host):

@@ -4,7 +4,7 @@ import pytest
 
 from tvm_iovt.compiler import Compilation, CompileOptions, compile_model
 from tvm_iovt.errors import UsageError
-from tvm_iovt.tuning import kernel_choice
+from tvm_iovt.tuning.kernel_bench import KernelBench
 from tvm_iovt.tuning.kernel_timing import Timing
 
 
@@ -13,12 +13,10 @@ def compile_small(small_model, tmp_path, monkeypatch):
     """Compile the small network with records in an empty folder; the last candidate is fastest."""
     monkeypatch.setenv("TVM_IOVT_PATH", str(tmp_path / "user"))
 
-    def timer_of(threads):
-        return lambda calls: tuple(
-            Timing(median_s=1 / (i + 1), spread_s=0.0) for i in range(len(calls))
-        )
+    def time(bench, names):
+        return tuple(Timing(median_s=1 / (i + 1), spread_s=0.0) for i in range(len(names)))
 
-    monkeypatch.setattr(kernel_choice, "timer_of", timer_of)
+    monkeypatch.setattr(KernelBench, "time", time)
 
     def compile_small(**options) -> tuple[Compilation, list[str]]:
         lines: list[str] = []

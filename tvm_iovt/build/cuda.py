@@ -1,7 +1,7 @@
 """Compiling networks for NVIDIA GPUs on any machine, with or without a GPU.
 
 with compiling_for("sm_87"), target:
-    executable = relax.build(lower_for_cuda(module, target), target, relax_pipeline=None)
+    executable = relax.build(lower_for_cuda(module, target)[0], target, relax_pipeline=None)
 executable.export_library(path, fcompile=find_linker(cpu).fcompile())
 check_embedded(path, "sm_87")
 """

@@ -13,6 +13,7 @@ from tvm_iovt.build.link import Linker
 from tvm_iovt.errors import IovtError, ModelError
 from tvm_iovt.schedules.cpu import lower_for_cpu
 from tvm_iovt.schedules.selection import Selector
+from tvm_iovt.schedules.tuned import TunedSchedules
 from tvm_iovt.types import Decision, TargetSpec
 
 
@@ -23,6 +24,7 @@ def build_stage(
     output: Path,
     precision: str = "fp32",
     select: Selector | None = None,
+    tuned: TunedSchedules | None = None,
 ) -> tuple[tuple[Decision, ...], int]:
     """Compile `main` of a Relax module for a target and link it, parameters inside.
 
@@ -33,6 +35,7 @@ def build_stage(
         output: Path of the shared library.
         precision: What the kernels of a CPU compute in, see `schedules.cpu.lower_for_cpu`.
         select: Chooses the kernels of convolutions on a CPU; by default prediction does.
+        tuned: Schedules that were found by measuring, for the kernels that it knows.
 
     Returns:
         What the lowering decided for each kernel, and the bytes of parameters inside.
@@ -45,19 +48,34 @@ def build_stage(
     decisions: list[Decision] = []
     with _code_generator(spec), target, _compiler_errors(spec):
         if spec.gpu is None:
-            lowered, notes = lower_for_cpu(module, spec.cpu, target, precision, select)
-            decisions += notes
-            tir_pipeline = cpu_pipeline.register()
+            lowered, notes = lower_for_cpu(module, spec.cpu, target, precision, select, tuned)
         else:
-            lowered = lower_for_cuda(module, target)
-            tir_pipeline = "default"
-        executable = _tvm.relax.build(
-            lowered, target=target, relax_pipeline=_vm_pipeline(), tir_pipeline=tir_pipeline
-        )
+            lowered, notes = lower_for_cuda(module, target, tuned)
+        decisions += notes
+        executable = build_executable(lowered, spec, target)
         executable.export_library(str(output), fcompile=linker.fcompile())
     if spec.gpu is not None:
         cuda.check_embedded(output, spec.gpu.arch)
     return tuple(decisions), parameters_bytes(lowered)
+
+
+def build_executable(lowered: Any, spec: TargetSpec, target: Any) -> Any:
+    """Generate code for a module of scheduled kernels; `target` must be the current one.
+
+    Args:
+        lowered: Relax functions of scheduled PrimFuncs.
+        spec: The target.
+        target: The same as `tvm.target.Target`.
+
+    Returns:
+        `tvm.relax.VMExecutable`, for the virtual machine or to be exported.
+    """
+    return _tvm.relax.build(
+        lowered,
+        target=target,
+        relax_pipeline=_vm_pipeline(),
+        tir_pipeline=cpu_pipeline.register() if spec.gpu is None else "default",
+    )
 
 
 def parameters_bytes(module: Any) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from tvm_iovt._version import __version__
+from tvm_iovt.cli.interrupts import InterruptedByUser, interrupt_inside
 from tvm_iovt.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IovtError
 
 # Verb, the module and attribute of its command, and its line in --help (kept here so that --help
@@ -19,8 +20,13 @@ from tvm_iovt.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IovtError
 VERBS = (
     ("compile", "compile", "compile_command", "Compile a model to a verified bundle."),
     ("fuse", "fuse", "fuse_command", "Fold what is linear in an ONNX model; write ONNX again."),
+    ("tune", "tune", "tune_command", "Search faster schedules by measuring; resumable."),
+    ("logs", "logs", "logs", "Show, merge, prune and share tuning records."),
     ("run", "run", "run_command", "Run a bundle on images, arrays or a folder."),
     ("verify", "verify", "verify_command", "Check a bundle against its sample, model or data."),
+    ("bench", "bench", "bench_command", "Measure bundles here or on a board, and compare them."),
+    ("board", "board", "board_command", "Serve this machine as a board of a tracker."),
+    ("tracker", "tracker", "tracker_command", "Run the tracker that hands out boards."),
     ("inspect", "inspect", "inspect", "Show what a model or a bundle contains."),
     ("bundle", "bundle", "bundle", "Check a bundle, or pack it for a board without Python."),
     ("targets", "targets", "targets_command", "List the targets, or show one."),
@@ -62,16 +68,8 @@ def cli() -> None:
     """  # noqa: D301  # click's marker for a paragraph to leave as it is
 
 
-class _Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, unwinding so that half-written files are removed.
-
-    A class of its own: Python ends a process by SIGINT, whatever its exit code, once a plain
-    KeyboardInterrupt has crossed code that came from `exec`, even if it was caught further up.
-    """
-
-
 def _on_signal(_signal: int, _frame: FrameType | None) -> None:
-    raise _Interrupted
+    raise InterruptedByUser
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -100,7 +98,7 @@ def run(arguments: list[str]) -> int:
         _print_error(error, arguments)
         return error.exit_code
     except Exception as error:
-        if _interrupt_inside(error):
+        if interrupt_inside(error):
             return _interrupted()
         return _bug(error, arguments)
 
@@ -108,17 +106,6 @@ def run(arguments: list[str]) -> int:
 def _interrupted() -> int:
     click.echo("\ninterrupted; nothing was left half-written", err=True)
     return EXIT_INTERRUPTED
-
-
-def _interrupt_inside(error: BaseException) -> bool:
-    """Whether a Ctrl-C became another exception on its way through TVM's C++ frames."""
-    chain: BaseException | None = error
-    while chain is not None:
-        names = (KeyboardInterrupt.__name__, _Interrupted.__name__)
-        if isinstance(chain, KeyboardInterrupt) or any(name in str(chain) for name in names):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def _print_error(error: IovtError, arguments: list[str]) -> None:

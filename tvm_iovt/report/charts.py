@@ -37,8 +37,8 @@ def op_bars(groups: Sequence[OperatorGroup]) -> Markup:
         rows.append(_bar_row(other, flops, traffic))
     legend = element(
         "ul",
-        element("li", _swatch("work"), "share of FLOPs"),
-        element("li", _swatch("traffic"), "share of memory traffic"),
+        element("li", swatch("work"), "share of FLOPs"),
+        element("li", swatch("traffic"), "share of memory traffic"),
         class_="legend",
     )
     return joined(legend, element("div", *rows, class_="bars"))
@@ -92,20 +92,20 @@ def intensity_plot(operators: Sequence[OpCost]) -> Markup:
     parts: list[str] = []
     for decade in range(x_low, x_high + 1):
         at = x(decade)
-        parts.append(_line(at, _TOP, at, _HEIGHT - _BOTTOM, "grid"))
-        parts.append(_label(f"{10.0**decade:g}", at, _HEIGHT - _BOTTOM + 22, "middle"))
+        parts.append(line(at, _TOP, at, _HEIGHT - _BOTTOM, "grid"))
+        parts.append(svg_text(f"{10.0**decade:g}", at, _HEIGHT - _BOTTOM + 22, "middle"))
     for decade in range(y_low, y_high + 1):
         at = y(decade)
-        parts.append(_line(_LEFT, at, _WIDTH - _RIGHT, at, "grid"))
+        parts.append(line(_LEFT, at, _WIDTH - _RIGHT, at, "grid"))
         if decade >= 0:
-            parts.append(_label(_whole(format_count(10**decade)), _LEFT - 8, at + 4, "end"))
+            parts.append(svg_text(_whole(format_count(10**decade)), _LEFT - 8, at + 4, "end"))
     for decade in range(math.ceil(y_low - x_high), math.floor(y_high - x_low) + 1):
         # On the line of 10^d bytes, log flops = log intensity + d.
         start, end = max(x_low, y_low - decade), min(x_high, y_high - decade)
         if end - start >= 0.75:
-            parts.append(_line(x(start), y(start + decade), x(end), y(end + decade), "iso"))
+            parts.append(line(x(start), y(start + decade), x(end), y(end + decade), "iso"))
             parts.append(
-                _label(
+                svg_text(
                     _whole(format_bytes(10**decade)) if decade >= 3 else "",
                     x(end) - 5,
                     y(end + decade) + 14,
@@ -130,18 +130,18 @@ def intensity_plot(operators: Sequence[OpCost]) -> Markup:
                 class_=colors.get(cost.op, f"c{_COLORS - 1}"),
             )
         )
-    parts.append(_label("FLOPs", _LEFT - 8, _TOP - 16, "end"))
+    parts.append(svg_text("FLOPs", _LEFT - 8, _TOP - 16, "end"))
     parts.append(
-        _label(
+        svg_text(
             "arithmetic intensity, FLOP per byte",
             (_LEFT + _WIDTH - _RIGHT) / 2,
             _HEIGHT - 8,
             "middle",
         )
     )
-    items = [element("li", _swatch(color), op) for op, color in colors.items()]
+    items = [element("li", swatch(color), op) for op, color in colors.items()]
     if any(cost.op not in colors for cost in dots):
-        items.append(element("li", _swatch(f"c{_COLORS - 1}"), "other"))
+        items.append(element("li", swatch(f"c{_COLORS - 1}"), "other"))
     plot = element(
         "svg",
         *parts,
@@ -169,16 +169,19 @@ def _whole(power_of_ten: str) -> str:
     return power_of_ten.replace(".0", "")
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    """A straight line in the units of the chart."""
     return element(
         "line", x1=f"{x1:.1f}", y1=f"{y1:.1f}", x2=f"{x2:.1f}", y2=f"{y2:.1f}", class_=class_
     )
 
 
-def _label(text: str, x: float, y: float, anchor: str, class_: str | None = None) -> Markup:
+def svg_text(text: str, x: float, y: float, anchor: str, class_: str | None = None) -> Markup:
+    """Text at a point of the chart; `anchor` is `start`, `middle` or `end`."""
     return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=class_)
 
 
-def _swatch(class_: str) -> Markup:
+def swatch(class_: str) -> Markup:
+    """The small square before a word of a legend."""
     square = element("rect", width="10", height="10", rx="3", class_=class_)
     return element("svg", square, aria_hidden="true")

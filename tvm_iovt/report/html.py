@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from tvm_iovt.report.blocks import facts_list, rows_table, section, tiles_panel
 from tvm_iovt.report.charts import intensity_plot, op_bars
 from tvm_iovt.report.markup import Markup, breakable, element, joined
 from tvm_iovt.report.page import page
@@ -107,14 +108,7 @@ def _tiles(manifest: Manifest) -> Markup:
     if measured:
         latency_s, name = min(measured)
         tiles.append(("Fastest", format_seconds(latency_s), f"median on {name}"))
-    return element(
-        "dl",
-        *(
-            element("div", element("dt", name), element("dd", value, element("small", note)))
-            for name, value, note in tiles
-        ),
-        class_="tiles panel",
-    )
+    return tiles_panel(tiles)
 
 
 def _verified_note(deployments: int, compared: Sequence[Discrepancy]) -> str:
@@ -125,19 +119,10 @@ def _verified_note(deployments: int, compared: Sequence[Discrepancy]) -> str:
     return f"{missing} not compared" if missing else "outputs within tolerance"
 
 
-def _section(title: str, lead: str, *content: str) -> Markup:
-    return element(
-        "section",
-        element("h2", title),
-        element("p", lead, class_="lead") if lead else joined(),
-        *content,
-    )
-
-
 def _deployments(deployments: Sequence[Deployment]) -> Markup:
     if not deployments:
-        return _section("Deployments", "This bundle holds no deployment.")
-    return _section(
+        return section("Deployments", "This bundle holds no deployment.")
+    return section(
         "Deployments",
         "Ways to run the network. Outputs are compared with a reference, element by element; "
         "latencies are medians with the 10th and 90th percentile.",
@@ -159,7 +144,7 @@ def _card(deployment: Deployment) -> Markup:
             class_="top",
         ),
         _latency(deployment.measurement),
-        _facts(_deployment_facts(deployment)),
+        facts_list(_deployment_facts(deployment)),
         _discrepancy_details(deployment.discrepancy),
         class_="card panel",
     )
@@ -236,11 +221,6 @@ def _target(target: TargetSpec, deployment: str) -> str:
     return ", ".join(parts)
 
 
-def _facts(facts: Iterable[tuple[str, str]]) -> Markup:
-    pairs = (joined(element("dt", name), element("dd", value)) for name, value in facts)
-    return element("dl", *pairs, class_="facts")
-
-
 def _discrepancy_details(discrepancy: Discrepancy | None) -> Markup:
     if discrepancy is None or len(discrepancy.outputs) < 2:
         return joined()
@@ -253,7 +233,7 @@ def _discrepancy_details(discrepancy: Discrepancy | None) -> Markup:
         )
         for output in discrepancy.outputs
     ]
-    table = _table(("Output", "Max abs", "Max rel", "Outside"), rows, numeric_from=1)
+    table = rows_table(("Output", "Max abs", "Max rel", "Outside"), rows, numeric_from=1)
     summary = element("summary", f"All {len(rows)} outputs")
     return element("details", summary, table, class_="small")
 
@@ -269,7 +249,7 @@ def _work(operators: Sequence[OpCost]) -> Markup:
     )
     plot = intensity_plot(operators)
     if not plot:
-        return _section("Where the work is", f"{lead} {note}".strip(), bars)
+        return section("Where the work is", f"{lead} {note}".strip(), bars)
     dots = element(
         "div",
         element("h3", "Work over arithmetic intensity"),
@@ -282,7 +262,7 @@ def _work(operators: Sequence[OpCost]) -> Markup:
         ),
         class_="panel",
     )
-    return _section(
+    return section(
         "Where the work is", f"{lead} {note}".strip(), element("div", bars, dots, class_="split")
     )
 
@@ -290,7 +270,7 @@ def _work(operators: Sequence[OpCost]) -> Markup:
 def _decisions(decisions: Sequence[Decision]) -> Markup:
     title = "What the passes decided"
     if not decisions:
-        return _section(title, "No pass had anything to decide.")
+        return section(title, "No pass had anything to decide.")
     by_transform: dict[str, dict[tuple[bool, str], list[str]]] = {}
     for decision in decisions:
         reasons = by_transform.setdefault(decision.transform, {})
@@ -301,7 +281,7 @@ def _decisions(decisions: Sequence[Decision]) -> Markup:
         _pass_details(transform, reasons, opened=len(by_transform) <= 8)
         for transform, reasons in by_transform.items()
     ]
-    return _section(title, lead, element("div", *passes, class_="panel passes"))
+    return section(title, lead, element("div", *passes, class_="panel passes"))
 
 
 def _pass_details(
@@ -361,7 +341,7 @@ def _interface(manifest: Manifest) -> Markup:
         for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs))
         for spec, size in zip(specs, map(_size, specs), strict=True)
     ]
-    table = _table(("", "Name", "Shape", "Type", "Size"), rows, numeric_from=4)
+    table = rows_table(("", "Name", "Shape", "Type", "Size"), rows, numeric_from=4)
     notes = []
     if manifest.preprocess is not None:
         chosen = manifest.preprocess
@@ -373,7 +353,7 @@ def _interface(manifest: Manifest) -> Markup:
     if manifest.labels:
         notes.append(f"{len(manifest.labels)} class labels.")
     panel = element("div", element("div", table, class_="scroll"), class_="panel tensors")
-    return _section("Inputs and outputs", " ".join(notes), panel)
+    return section("Inputs and outputs", " ".join(notes), panel)
 
 
 def _size(spec: TensorSpec) -> str:
@@ -406,7 +386,7 @@ def _operators(operators: Sequence[OpCost]) -> Markup:
         "table",
         element("thead", element("tr", *head)),
         element("tbody", *rows),
-        id="operators",
+        id="sortable",
         class_="operators",
     )
     # Hidden until the script that makes it work has run.
@@ -422,7 +402,7 @@ def _operators(operators: Sequence[OpCost]) -> Markup:
         element("span", id="count", class_="soft small"),
         class_="tools no-script",
     )
-    return _section(
+    return section(
         "Operators",
         "In the order of the graph. Weights count as traffic.",
         element("div", tools, element("div", table, class_="scroll"), class_="panel"),
@@ -469,22 +449,6 @@ def _bytes(size_bytes: int) -> str:
 
 def _ratio(flops: int, traffic: int) -> str:
     return f"{flops / traffic:.1f} FLOP/B" if traffic else "none counted"
-
-
-def _table(
-    names: Sequence[str], rows: Iterable[Sequence[str]], *, numeric_from: int = 99
-) -> Markup:
-    def cells(tag: str, values: Sequence[str]) -> Markup:
-        return element(
-            "tr",
-            *(
-                element(tag, value, class_="num" if column >= numeric_from else None)
-                for column, value in enumerate(values)
-            ),
-        )
-
-    body = [cells("td", row) for row in rows]
-    return element("table", element("thead", cells("th", names)), element("tbody", *body))
 
 
 def _footer(manifest: Manifest) -> Markup:

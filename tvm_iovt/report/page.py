@@ -144,7 +144,7 @@ th,td{padding:7px 10px}
 # The table works without it: sorting and filtering are conveniences.
 _SCRIPT = """
 (function(){
-var table=document.getElementById('operators');if(!table)return;
+var table=document.getElementById('sortable');if(!table)return;
 var body=table.tBodies[0],rows=[].slice.call(body.rows);
 var filter=document.getElementById('filter'),count=document.getElementById('count');
 filter.parentNode.classList.remove('no-script');
@@ -170,8 +170,15 @@ rows.forEach(function(r){body.appendChild(r)})})})
 """
 
 
-def page(title: str, body: Markup) -> str:
-    """A complete document around `body`: no request leaves it, no other script runs in it."""
+def page(title: str, body: Markup, *, style: str = "") -> str:
+    """A complete document around `body`: no request leaves it, no other script runs in it.
+
+    Args:
+        title: Of the document.
+        body: Its content. A table with the id `sortable` can be sorted by its columns, and
+            filtered by an input with the id `filter` beside an element with the id `count`.
+        style: Rules for this page alone.
+    """
     digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = element(
@@ -180,7 +187,7 @@ def page(title: str, body: Markup) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        element("style", Markup(_STYLE)),
+        element("style", Markup(_STYLE + style)),
     )
     document = element(
         "html", head, element("body", joined(body, element("script", Markup(_SCRIPT)))), lang="en"

@@ -28,6 +28,11 @@ def format_count(count: int) -> str:
     return _scaled(count, "").rstrip()
 
 
+def counted(count: int, noun: str) -> str:
+    """`(1, "trial")` -> `1 trial`, `(2, "trial")` -> `2 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
     """`0.0032` -> `3.20 ms`; minutes and hours above 60 s."""
     if not math.isfinite(seconds):

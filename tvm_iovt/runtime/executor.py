@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 import time
@@ -166,17 +167,50 @@ class Executor:
             raise UsageError(
                 "There must be at least one measured run", seen=f"warmup {warmup}, repeat {repeat}"
             )
-        self._check_inputs(inputs)
-        tensors = self._place(self._feed(inputs))
-        scopes: tuple[tuple[str, Callable[[], object]], ...] = (
-            ("device", lambda: self._execute(tensors)),
-            ("end_to_end", lambda: self.run(inputs)),
-        )
-        where = environment(self._ffi.get_global_func("runtime.NumThreads")())
+        where = environment(self.threads)
         device, end_to_end = (
-            _measure(call, scope, warmup, repeat, where) for scope, call in scopes
+            _measurement(
+                self.latencies_s(inputs, scope=scope, warmup=warmup, repeat=repeat),
+                scope,
+                warmup,
+                where,
+            )
+            for scope in ("device", "end_to_end")
         )
         return device, end_to_end
+
+    @property
+    def threads(self) -> int:
+        """Threads that CPU stages run with; starts TVM's pool if there is none."""
+        return int(self._ffi.get_global_func("runtime.NumThreads")())
+
+    def latencies_s(
+        self, inputs: Mapping[str, np.ndarray], *, scope: str, repeat: int, warmup: int = 0
+    ) -> list[float]:
+        """Seconds of each of `repeat` inferences, after `warmup` others.
+
+        Args:
+            inputs: As for `run`.
+            scope: `device` or `end_to_end`, as for `benchmark`.
+            repeat: Measured runs.
+            warmup: Runs before them.
+
+        Raises:
+            UsageError: An input is wrong.
+            DeviceError: The network failed while running.
+        """
+        self._check_inputs(inputs)
+        call: Callable[[], object] = functools.partial(self.run, inputs)
+        if scope == "device":
+            call = functools.partial(self._execute, self._place(self._feed(inputs)))
+        for _ in range(warmup):
+            call()
+        times_s = []
+        for _ in range(repeat):
+            start = time.perf_counter()
+            call()
+            times_s.append(time.perf_counter() - start)
+        return times_s
 
     def self_check(self, *, rtol: float | None = None, atol: float | None = None) -> Discrepancy:
         """Run the bundle's sample and compare the outputs with the recorded ones.
@@ -437,22 +471,13 @@ def _synchronize(ffi: Any, device_type: int) -> None:
         ffi.get_global_func("runtime.Device_StreamSync")(ffi.device(device_type, 0), 0)
 
 
-def _measure(
-    call: Callable[[], object], scope: str, warmup: int, repeat: int, where: str
-) -> Measurement:
-    for _ in range(warmup):
-        call()
-    times_s = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        times_s.append(time.perf_counter() - start)
+def _measurement(times_s: list[float], scope: str, warmup: int, where: str) -> Measurement:
     p10, median, p90 = np.percentile(times_s, (10, 50, 90))
     return Measurement(
         median_s=float(median),
         p10_s=float(p10),
         p90_s=float(p90),
-        samples=repeat,
+        samples=len(times_s),
         scope=scope,
         warmup=warmup,
         environment=where,

@@ -17,6 +17,7 @@ from tvm_iovt.schedules.reduction import Reduction
 from tvm_iovt.schedules.selection import Selector, predict
 from tvm_iovt.schedules.template import Refusal, Template
 from tvm_iovt.schedules.tiles import lanes_of
+from tvm_iovt.schedules.tuned import TunedSchedules
 from tvm_iovt.schedules.tvm_api import Schedule, relax, tirx, tvm
 from tvm_iovt.schedules.vector_math import legalize_map
 from tvm_iovt.schedules.window import Window
@@ -50,6 +51,7 @@ def lower_for_cpu(
     target: Any,
     precision: str = "fp32",
     select: Selector | None = None,
+    tuned: TunedSchedules | None = None,
 ) -> tuple[Any, tuple[Decision, ...]]:
     """Legalise, fuse and schedule a Relax module for a CPU.
 
@@ -61,12 +63,13 @@ def lower_for_cpu(
         precision: What convolutions and matrix products of float32 compute in; see
             `reduced_precision.reduce_precision`.
         select: Chooses the kernels of the convolutions; by default `selection.predict`.
+        tuned: Schedules to prefer to those of the templates.
 
     Returns:
         The module, ready for the data-flow lowering of `tvm.relax.backend.cpu_generic`, and one
         decision per PrimFunc. Inputs and outputs keep their shapes and types.
     """
-    return schedule_functions(fuse_for_cpu(mod, cpu, target, precision, select), cpu)
+    return schedule_functions(fuse_for_cpu(mod, cpu, target, precision, select), cpu, tuned)
 
 
 def fuse_for_cpu(
@@ -79,7 +82,7 @@ def fuse_for_cpu(
     """Everything before scheduling: channels-last, packed weights, fused PrimFuncs.
 
     The arguments are those of `lower_for_cpu`. Functions that are scheduled between this and
-    `schedule_functions` (from tuning records, say) and marked with `SCHEDULED` stay as they are.
+    `schedule_functions` and marked with `SCHEDULED` stay as they are.
     """
     with target:
         mod = relax.transform.DecomposeOpsForInference()(mod)
@@ -105,7 +108,9 @@ def fuse_for_cpu(
         )(fuse_like_elementwise(mod))
 
 
-def schedule_functions(mod: Any, cpu: CpuSpec) -> tuple[Any, tuple[Decision, ...]]:
+def schedule_functions(
+    mod: Any, cpu: CpuSpec, tuned: TunedSchedules | None = None
+) -> tuple[Any, tuple[Decision, ...]]:
     """Schedule every PrimFunc of a module that has no schedule yet."""
     functions = dict(mod.functions.items())
     decisions: list[Decision] = []
@@ -113,22 +118,27 @@ def schedule_functions(mod: Any, cpu: CpuSpec) -> tuple[Any, tuple[Decision, ...
         function = functions[var]
         if not isinstance(function, tirx.PrimFunc) or SCHEDULED in (function.attrs or {}):
             continue
-        scheduled, decision = schedule_function(function, cpu, str(var.name_hint))
+        scheduled, decision = schedule_function(function, cpu, str(var.name_hint), tuned=tuned)
         functions[var] = scheduled
         decisions.append(decision)
     return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos), tuple(decisions)
 
 
 def schedule_function(
-    function: Any, cpu: CpuSpec, name: str, templates: tuple[Template, ...] = TEMPLATES
+    function: Any,
+    cpu: CpuSpec,
+    name: str,
+    templates: tuple[Template, ...] = TEMPLATES,
+    tuned: TunedSchedules | None = None,
 ) -> tuple[Any, Decision]:
-    """Schedule one PrimFunc with the first template that fits.
+    """Schedule one PrimFunc as it was tuned, else with the first template that fits.
 
     Args:
         function: An unscheduled PrimFunc.
         cpu: The CPU to schedule for.
         name: For the decision.
         templates: In order of preference.
+        tuned: Schedules to prefer to those of the templates.
 
     Returns:
         The function, marked as scheduled, and what was done. Without any applicable template the
@@ -137,9 +147,14 @@ def schedule_function(
     inside = write_inside(function)
     if inside is not None:
         inner, border = inside
-        result, decision = schedule_function(inner, cpu, name, templates)
+        result, decision = schedule_function(inner, cpu, name, templates, tuned)
         if decision.applied:
             return fill_border(result, border, lanes_of(cpu)), decision
+    found = tuned.scheduled(function) if tuned is not None else None
+    if found is not None:
+        result, reason = found
+        decision = Decision(transform=TRANSFORM, subject=name, applied=True, reason=reason)
+        return result.with_attr(SCHEDULED, True), decision
     refusals: list[str] = []
     failures: list[str] = []
     for template in templates:

@@ -71,7 +71,7 @@ def design_space(cpu: CpuSpec, target: Any) -> Any:
     """
 
     def spaces(schedule: Any) -> list[Any]:
-        return template_spaces(schedule, cpu) or _generic_spaces(schedule, cpu, target)
+        return search_spaces(schedule, cpu, target)
 
     stock = meta_schedule.mutator.Mutator.create("llvm")
     scale = 1 - MUTATE_SAMPLE
@@ -82,6 +82,14 @@ def design_space(cpu: CpuSpec, target: Any) -> Any:
             **{mutator: float(share) * scale for mutator, share in stock.items()},
         },
     )
+
+
+def search_spaces(schedule: Any, cpu: CpuSpec, target: Any) -> list[Any]:
+    """The spaces of the function `main` of a schedule: its template's, else TVM's generic ones.
+
+    The arguments are those of `template_spaces` and `design_space`.
+    """
+    return template_spaces(schedule, cpu) or _generic_spaces(schedule, cpu, target)
 
 
 def template_spaces(schedule: Any, cpu: CpuSpec) -> list[Any]:

@@ -12,6 +12,7 @@ from tvm.ir.utils import derived_object
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import SBlock, SBlockRealize, Schedule, TensorIntrin, meta_schedule
 from tvm.s_tir.meta_schedule.mutator import PyMutator
+from tvm.s_tir.schedule import Trace
 from tvm.script import from_source
 from tvm.target.codegen import llvm_cpu_has_features
 
@@ -26,6 +27,7 @@ __all__ = [
     "Schedule",
     "TensorIntrin",
     "TensorLoad",
+    "Trace",
     "derived_object",
     "from_source",
     "llvm_cpu_has_features",

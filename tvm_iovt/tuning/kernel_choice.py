@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from tvm_iovt.schedules.selection import (
 )
 from tvm_iovt.schedules.tiles import Tile
 from tvm_iovt.schedules.winograd_plan import LARGER_TILE_GAIN
+from tvm_iovt.tuning.convolution_worker import RunKernels
+from tvm_iovt.tuning.deviation import MAX_DEVIATION, deviation
+from tvm_iovt.tuning.kernel_bench import Bench, KernelBench
 from tvm_iovt.tuning.kernel_records import (
     CpuKind,
     DroppedKernel,
@@ -30,15 +33,8 @@ from tvm_iovt.tuning.kernel_records import (
     Records,
     Setting,
 )
-from tvm_iovt.tuning.kernel_timing import (
-    MAX_DEVIATION,
-    BuiltKernels,
-    Timer,
-    Timing,
-    build_kernels,
-    deviation,
-    timer_of,
-)
+from tvm_iovt.tuning.kernel_timing import Timing
+from tvm_iovt.tuning.worker_process import WorkerLost
 from tvm_iovt.types import CpuSpec, Decision, TargetSpec
 
 TRANSFORM = "ChooseKernel"
@@ -63,7 +59,7 @@ def setting_of(spec: TargetSpec, *, winograd: bool) -> Setting:
         cores=cpu.cores,
     )
     threads = cpu.cores
-    if not _not_here(spec):
+    if not why_not_here(spec):
         threads = int(_tvm.tvm.get_global_func("runtime.NumThreads")())
     return Setting(target=kind, threads=threads, winograd=winograd)
 
@@ -74,7 +70,7 @@ def check_is_here(spec: TargetSpec) -> None:
     Raises:
         UsageError: The target is not the CPU of this machine.
     """
-    reason = _not_here(spec)
+    reason = why_not_here(spec)
     if reason:
         raise UsageError(
             f"Kernels for {spec.name} cannot be measured on this machine",
@@ -84,7 +80,7 @@ def check_is_here(spec: TargetSpec) -> None:
         )
 
 
-def _not_here(spec: TargetSpec) -> str:
+def why_not_here(spec: TargetSpec) -> str:
     """Why the target is not the CPU of this machine; empty if it is."""
     if spec.gpu is not None:
         return "is a GPU"
@@ -98,8 +94,18 @@ def _not_here(spec: TargetSpec) -> str:
     return f"needs the CPU features {', '.join(missing)}" if missing else ""
 
 
-Measure = Callable[[Conv2d, np.ndarray, Setting], KernelChoice | None]
-"""Measures the candidates of a convolution (geometry, OIHW weights); None if none can run."""
+class Measure(Protocol):
+    """Measures the candidates of convolutions."""
+
+    def __call__(
+        self, conv: Conv2d, weights: np.ndarray, setting: Setting, /
+    ) -> KernelChoice | None:
+        """Choose for a geometry and OIHW weights; None if no candidate can run."""
+        ...
+
+    def close(self) -> None:
+        """End what runs for it."""
+        ...
 
 
 class KernelSelector:
@@ -161,6 +167,12 @@ class KernelSelector:
         self._tell(conv, True, _account(choice))
         return kernel
 
+    def close(self) -> None:
+        """End the process that measures, if there is one; without it, kernels are predicted."""
+        if self._measure is not None:
+            self._measure.close()
+            self._measure = None
+
     @property
     def summary(self) -> str:
         """How many kernels came from where, as a line for the user."""
@@ -209,42 +221,54 @@ def _account(choice: KernelChoice) -> str:
     return text
 
 
-Build = Callable[[Conv2d, np.ndarray, Sequence[Kernel], CpuSpec, Any], BuiltKernels]
-
-
-def measuring(
-    spec: TargetSpec,
-    threads: int,
-    progress: Callable[[str], None],
-    *,
-    timer: Timer | None = None,
-    build: Build = build_kernels,
-) -> Measure:
-    """What measures for a target that is this machine.
+class KernelMeasurer:
+    """A `Measure` for a target that is this machine.
 
     Args:
         spec: The target.
         threads: Of TVM's pool.
         progress: Called with a line for each convolution.
-        timer: Times kernels; by default `kernel_timing.timer_of`.
-        build: Builds them.
+        bench: Builds and times kernels; by default a process of this machine does.
     """
-    clock = timer_of(threads) if timer is None else timer
-    target = _tvm.tvm_target(spec)
 
-    def measure(conv: Conv2d, weights: np.ndarray, setting: Setting) -> KernelChoice | None:
-        progress(f"measuring kernels of {description(conv)}")
-        found = candidates(conv, weights, spec.cpu, winograd=setting.winograd)
-        built = build(conv, weights, [c.kernel for c in found], spec.cpu, target)
-        return decide(conv, found, built, setting, clock)
+    def __init__(
+        self,
+        spec: TargetSpec,
+        threads: int,
+        progress: Callable[[str], None],
+        *,
+        bench: Bench | None = None,
+    ) -> None:
+        self._cpu = spec.cpu
+        self._progress = progress
+        self._bench = KernelBench(spec, threads) if bench is None else bench
 
-    return measure
+    def __call__(
+        self, conv: Conv2d, weights: np.ndarray, setting: Setting, /
+    ) -> KernelChoice | None:
+        """Choose for a geometry and OIHW weights; None if no candidate can run."""
+        self._progress(f"measuring kernels of {description(conv)}")
+        found = candidates(conv, weights, self._cpu, winograd=setting.winograd)
+        built = self._bench.build(conv, weights, [c.kernel for c in found])
+        try:
+            return decide(conv, found, built, setting, self._bench.time)
+        except WorkerLost as lost:
+            self._progress(f"measuring kernels of {description(conv)}: the process {lost.what}")
+            return None
+
+    def close(self) -> None:
+        """End the process."""
+        self._bench.close()
+
+
+Timer = Callable[[Sequence[str]], tuple[Timing, ...]]
+"""From the names of kernels to compare to their timings, in order."""
 
 
 def decide(
     conv: Conv2d,
     found: Sequence[Candidate],
-    built: BuiltKernels,
+    built: RunKernels,
     setting: Setting,
     timer: Timer,
 ) -> KernelChoice | None:
@@ -256,7 +280,7 @@ def decide(
     Args:
         conv: The geometry.
         found: From `selection.candidates`: the predicted one first, a direct one among them.
-        built: The same, ready to run.
+        built: The same, after one run.
         setting: For the record.
         timer: Times those that are right.
 
@@ -278,14 +302,14 @@ def decide(
             dropped.append(DroppedKernel(name=kernel.name, reason=reason))
     if not right:
         return None
-    calls = {kernel.name: kernel.call for kernel in right}
-    times = dict(zip(calls, timer(list(calls.values())), strict=True))
+    names = [kernel.name for kernel in right]
+    times = dict(zip(names, timer(names), strict=True))
     incumbent = found[0].name if found[0].name in times else next(iter(times))
     chosen = incumbent
     for rival in sorted(set(times) - {incumbent}, key=lambda name: times[name].median_s):
         if not _beats(kernels[rival], times[rival], kernels[incumbent], times[incumbent]):
             continue
-        pair = timer([calls[incumbent], calls[rival]])
+        pair = timer([incumbent, rival])
         times |= dict(zip((incumbent, rival), pair, strict=True))
         if _beats(kernels[rival], times[rival], kernels[incumbent], times[incumbent]):
             chosen = rival

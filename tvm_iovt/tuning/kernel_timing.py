@@ -23,17 +23,8 @@ from tvm_iovt.schedules.selection import Kernel, kernel_name
 from tvm_iovt.schedules.tiles import Tile, ceil_div
 from tvm_iovt.schedules.tvm_api import te, tirx
 from tvm_iovt.schedules.winograd import conv2d_winograd, pack_winograd_weights
+from tvm_iovt.tuning.kernel_run import MAX_SETS, ROTATION_BYTES
 from tvm_iovt.types import CpuSpec
-
-MAX_DEVIATION = 1e-4
-"""Largest difference from the direct kernel, relative to its largest output. Winograd plans are
-held to a third of it on sampled tiles; a wrong kernel is off by 1e-2 and more."""
-
-ROTATION_BYTES = 64 << 20
-"""Memory that the rotating buffers of one kernel take at most, but for the last set of them."""
-
-MAX_SETS = 128
-"""Most sets of buffers to rotate."""
 
 BUDGET_S = 0.12
 """Time to measure all kernels of one convolution for, in seconds."""
@@ -289,15 +280,6 @@ class _Buffers:
 
         function(*sets[0])
         return BuiltKernel(name, call, self._outputs[0].numpy())
-
-
-def deviation(output: np.ndarray, reference: np.ndarray) -> float:
-    """Largest absolute difference, relative to the largest output; infinite if not finite."""
-    difference = float(np.abs(output - reference).max())
-    scale = float(np.abs(reference).max())
-    if not np.isfinite(difference):
-        return float("inf")
-    return difference / scale if scale else difference
 
 
 def _reason(error: BaseException) -> str:

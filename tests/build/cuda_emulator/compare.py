@@ -118,7 +118,7 @@ def main() -> None:
     )
     with target:
         executable = relax.build(
-            lower_for_cuda(network(), target), target, relax_pipeline=vm_passes
+            lower_for_cuda(network(), target)[0], target, relax_pipeline=vm_passes
         )
     x = np.random.default_rng(1).normal(size=SHAPE).astype("float32")
     found = run(executable, tvm.cuda(0), x)

@@ -1,0 +1,422 @@
+"""A tuning run: propose schedules, have them measured, record every one, until nothing is left."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm_iovt import _tvm
+from tvm_iovt._version import __version__
+from tvm_iovt.errors import IovtError
+from tvm_iovt.tuning.allocation import Effort, most_promising
+from tvm_iovt.tuning.cost_model import CostModel
+from tvm_iovt.tuning.events import Listener, Note, TaskEnded, TaskSummary, TrialDone
+from tvm_iovt.tuning.proposal import Measured, Proposal, Search
+from tvm_iovt.tuning.record_store import RecordStore
+from tvm_iovt.tuning.schedule_records import (
+    SEARCH,
+    TEMPLATE,
+    DeviceKind,
+    TrialRecord,
+    WorkloadRecord,
+)
+from tvm_iovt.tuning.task_search import task_search, template_proposal
+from tvm_iovt.tuning.tasks import Task
+from tvm_iovt.tuning.traces import replayed
+from tvm_iovt.tuning.trial import BUILD, Measurer, TrialResult
+from tvm_iovt.tuning.workload_modules import compress_module
+from tvm_iovt.types import TargetSpec
+
+BATCH = 8
+"""Trials of one task that are proposed together."""
+
+_POLL_S = 0.2
+
+_RATE_WINDOW_S = 30.0
+
+_TRANSFERRED = 384
+"""Recorded schedules that the cost model begins with, at most."""
+
+_MAX_ERRORS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """When to stop; what is None does not limit.
+
+    Attributes:
+        trials: In all, those of earlier parts of the run included.
+        time_s: Likewise.
+    """
+
+    trials: int | None
+    time_s: float | None
+
+
+@dataclass(slots=True)
+class TaskState:
+    """A task in a run.
+
+    Attributes:
+        summary: For people.
+        task: What is searched for.
+        effort: What was spent on it.
+        template: Its untuned schedule, measured like any other; None if there is none.
+        template_s: Seconds of that; None before it is measured.
+        under_way: Trials that are being measured.
+        run_trials: Trials of this run that were recorded.
+    """
+
+    summary: TaskSummary
+    task: Task
+    effort: Effort
+    template: Proposal | None
+    template_s: float | None = None
+    under_way: int = 0
+    run_trials: int = 0
+    search: Search | None = None
+    searched: bool = field(default=False)
+
+    @property
+    def name(self) -> str:
+        """Unique in the run."""
+        return self.summary.name
+
+
+class Session:
+    """Measures schedules of tasks until the budget is spent or nothing is left to try.
+
+    Args:
+        run: Identifies the run in the records.
+        tasks: With their summaries.
+        spec: The target.
+        device: The same, for the records.
+        store: Records, open for writing.
+        measurer: Measures.
+        model: Predicts.
+        budget: See `Budget`.
+        spent_s: Seconds that earlier parts of the run took.
+        overlap: Whether schedules may be proposed while others are measured: not on the machine
+            that is measured, if all of its cores are.
+        listen: Hears events.
+        seed: Of the random numbers.
+        checkpoint: Called now and then with the seconds that this part has taken.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        tasks: Sequence[tuple[TaskSummary, Task]],
+        spec: TargetSpec,
+        device: DeviceKind,
+        store: RecordStore,
+        measurer: Measurer,
+        model: CostModel,
+        budget: Budget,
+        spent_s: float,
+        overlap: bool,
+        listen: Listener,
+        seed: int = 0,
+        checkpoint: Callable[[float], None] = lambda elapsed_s: None,
+    ) -> None:
+        self._run = run
+        self._spec = spec
+        self._target = _tvm.tvm_target(spec)
+        self._device = device
+        self._store = store
+        self._measurer = measurer
+        self._model = model
+        self._budget = budget
+        self._spent_s = spent_s
+        self._overlap = overlap
+        self._listen = listen
+        self._seed = seed
+        self._checkpoint = checkpoint
+        self._began_s = time.monotonic()
+        self._asked: dict[str, tuple[TaskState, Proposal]] = {}
+        self._finished_s: deque[float] = deque()
+        self._learnt: dict[str, tuple[TaskState, list[Any], list[float | None]]] = {}
+        self.errors: list[str] = []
+        self.search_s = 0.0
+        self.build_s = 0.0
+        self.measure_s = 0.0
+        self.states = tuple(self._state(summary, task) for summary, task in tasks)
+        self.done = sum(trial.run == run for trial in store.all_trials())
+        self.valid = sum(trial.run == run and trial.valid for trial in store.all_trials())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of this part of the run."""
+        return time.monotonic() - self._began_s
+
+    @property
+    def proposed_all(self) -> bool:
+        """Whether nothing is left to try."""
+        return all(state.effort.ended for state in self.states)
+
+    def measure(self) -> None:
+        """Run until the budget is spent, or nothing is left; a trial is recorded when it is done.
+
+        Raises:
+            TuningError: The records cannot be written.
+            DeviceError: There is nobody left to measure.
+        """
+        self._transfer()
+        for state in self.states:
+            if state.template is not None and state.template_s is None and not self._is_spent():
+                self._submit(state, [state.template])
+        while self._asked or not (self._is_spent() or self.proposed_all):
+            if self._overlap or not self._asked:
+                self._feed()
+            if not self._asked:
+                break
+            for result in self._measurer.collect(_POLL_S):
+                self._take(result)
+            self._checkpoint(self.elapsed_s)
+        self._learn()
+
+    def _state(self, summary: TaskSummary, task: Task) -> TaskState:
+        effort = Effort(weight=task.weight, bound_s=summary.bound_s)
+        state = TaskState(
+            summary=summary,
+            task=task,
+            effort=effort,
+            template=template_proposal(task, self._spec, self._target),
+        )
+        for trial in self._store.trials(task.workload.key):
+            if trial.source == TEMPLATE and trial.valid:
+                state.template_s = trial.median_s
+            state.run_trials += trial.run == self._run
+            effort.tell(trial.median_s if trial.valid else None)
+        return state
+
+    def _transfer(self) -> None:
+        """Begin with what was recorded for this device, of these workloads and of others."""
+        began_s = time.monotonic()
+        left = _TRANSFERRED
+        for state in self.states:
+            known = [t for t in self._store.trials(state.task.workload.key) if t.trace is not None]
+            self._model_learns(state.task.workload.key, state.task.module, known[:left])
+            left -= min(len(known), left)
+        own = {state.task.workload.key for state in self.states}
+        for record in self._store.workloads():
+            if left <= 0:
+                break
+            known = [t for t in self._store.trials(record.key) if t.trace is not None]
+            if record.key in own or not known:
+                continue
+            module = _module(record)
+            if module is not None:
+                self._model_learns(record.key, module, known[:left])
+                left -= min(len(known), left)
+        self.search_s += time.monotonic() - began_s
+
+    def _model_learns(self, key: str, module: Any, trials: Sequence[TrialRecord]) -> None:
+        schedules, seconds = [], []
+        for trial in trials:
+            try:
+                schedules.append(replayed(module, trial.trace))
+            except IovtError:  # of another version of the schedules
+                continue
+            seconds.append(trial.median_s)
+        self._model.learn(key, module, schedules, seconds)
+
+    def _is_spent(self) -> bool:
+        budget = self._budget
+        if budget.trials is not None and self.done + len(self._asked) >= budget.trials:
+            return True
+        return budget.time_s is not None and self._spent_s + self.elapsed_s >= budget.time_s
+
+    def _room(self) -> int:
+        """How many more trials the budget allows."""
+        if self._is_spent():
+            return 0
+        if self._budget.trials is None:
+            return BATCH
+        return self._budget.trials - self.done - len(self._asked)
+
+    def _feed(self) -> None:
+        began_s = time.monotonic()
+        self._learn()
+        while len(self._asked) < max(self._measurer.slots, 2 * BATCH) and self._room() > 0:
+            which = most_promising(
+                [state.effort for state in self.states], [state.under_way for state in self.states]
+            )
+            if which is None:
+                break
+            state = self.states[which]
+            proposals = self._propose(state, min(BATCH, self._room()))
+            if proposals:
+                self._submit(state, proposals)
+            else:
+                self._end(state, "every schedule was tried")
+        self.search_s += time.monotonic() - began_s
+
+    def _propose(self, state: TaskState, count: int) -> list[Proposal]:
+        if not state.searched:
+            state.searched = True
+            state.search = task_search(
+                state.task,
+                self._spec,
+                self._target,
+                self._model,
+                self._history(state),
+                self._seed,
+            )
+        return state.search.propose(count) if state.search is not None else []
+
+    def _history(self, state: TaskState) -> Mapping[str, Measured]:
+        history = {}
+        for trial in self._store.trials(state.task.workload.key):
+            schedule = None
+            if trial.trace is not None:
+                try:
+                    schedule = replayed(state.task.module, trial.trace)
+                except IovtError:  # of another version of the schedules
+                    continue
+            seconds = trial.median_s if trial.valid else None
+            history[trial.key] = Measured(schedule=schedule, seconds=seconds)
+        return history
+
+    def _submit(self, state: TaskState, proposals: Sequence[Proposal]) -> None:
+        workload = state.task.workload
+        self._store.add_workload(
+            WorkloadRecord(
+                key=workload.key,
+                name=workload.name,
+                module=compress_module(workload.module),
+                tvm_version=_tvm.installed_version("apache-tvm"),
+            )
+        )
+        for proposal in proposals:
+            self._asked[proposal.trial.key] = (state, proposal)
+        state.under_way += len(proposals)
+        self._measurer.submit([proposal.trial for proposal in proposals])
+
+    def _take(self, result: TrialResult) -> None:
+        state, proposal = self._asked.pop(result.key)
+        state.under_way -= 1
+        source = TEMPLATE if proposal.trace is None else SEARCH
+        record = TrialRecord(
+            key=result.key,
+            workload=state.task.workload.key,
+            device=self._device,
+            source=source,
+            trace=proposal.trace if result.valid else None,
+            run_s=result.run_s if result.valid else (),
+            failed=result.failed or ("" if result.valid else BUILD),
+            error=result.error,
+            deviation=result.deviation,
+            runner=result.runner,
+            run=self._run,
+            tvm_version=_tvm.installed_version("apache-tvm"),
+            tool_version=__version__,
+            date=now(),
+        )
+        self._store.add_trial(record)
+        self.done += 1
+        state.run_trials += 1
+        self.build_s += result.build_s
+        self.measure_s += result.measure_s
+        seconds = record.median_s if record.valid else None
+        if record.valid:
+            self.valid += 1
+            if source == TEMPLATE:
+                state.template_s = seconds
+        else:
+            self._remember_error(f"{state.name}, {record.failed}: {record.error}")
+        if state.search is not None:
+            state.search.tell(proposal, seconds)
+        if proposal.schedule is not None:
+            learnt = self._learnt.setdefault(state.name, (state, [], []))
+            learnt[1].append(proposal.schedule)
+            learnt[2].append(seconds)
+        before = state.effort.ended
+        state.effort.tell(seconds)
+        self._tell(state, record, seconds)
+        if state.effort.ended and not before:
+            self._listen(
+                TaskEnded(task=state.name, reason=state.effort.ended, trials=state.run_trials)
+            )
+
+    def _remember_error(self, text: str) -> None:
+        if len(self.errors) < _MAX_ERRORS and text not in self.errors:
+            self.errors.append(text)
+
+    def _end(self, state: TaskState, reason: str) -> None:
+        state.effort.ended = reason
+        self._listen(TaskEnded(task=state.name, reason=reason, trials=state.run_trials))
+
+    def _learn(self) -> None:
+        """Teach the cost model what has come in."""
+        for state, schedules, seconds in self._learnt.values():
+            self._model.learn(state.task.workload.key, state.task.module, schedules, seconds)
+        self._learnt.clear()
+
+    def _tell(self, state: TaskState, record: TrialRecord, seconds: float | None) -> None:
+        now_s = time.monotonic()
+        self._finished_s.append(now_s)
+        while now_s - self._finished_s[0] > _RATE_WINDOW_S:
+            self._finished_s.popleft()
+        window_s = min(max(self.elapsed_s, 1e-3), _RATE_WINDOW_S)
+        rate = len(self._finished_s) / window_s
+        self._listen(
+            TrialDone(
+                elapsed_s=self.elapsed_s,
+                task=state.name,
+                number=self.done,
+                valid=self.valid,
+                source=record.source,
+                median_s=seconds,
+                failed=record.failed,
+                error=record.error,
+                runner=record.runner,
+                best_s=state.effort.best_s,
+                template_s=state.template_s,
+                network_s=_sum([(s.effort.weight, s.effort.best_s) for s in self.states]),
+                template_network_s=_sum([(s.effort.weight, s.template_s) for s in self.states]),
+                trials_per_s=rate,
+                eta_s=self._eta_s(rate),
+            )
+        )
+
+    def _eta_s(self, rate: float) -> float:
+        left = []
+        if self._budget.trials is not None:
+            left.append((self._budget.trials - self.done) / rate)
+        if self._budget.time_s is not None:
+            left.append(max(self._budget.time_s - self._spent_s - self.elapsed_s, 0.0))
+        return min(left) if left else 0.0
+
+    def note(self, text: str) -> None:
+        """Tell the user something."""
+        self._listen(Note(text=text))
+
+
+def now() -> str:
+    """The date of a record."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _sum(weighted: Sequence[tuple[int, float | None]]) -> float | None:
+    total_s = 0.0
+    for weight, seconds in weighted:
+        if seconds is None:
+            return None
+        total_s += weight * seconds
+    return total_s
+
+
+def _module(record: WorkloadRecord) -> Any | None:
+    """The unscheduled module of a recorded workload; None if it cannot be read."""
+    from tvm_iovt.tuning.workload_modules import decompress_module
+
+    try:
+        return _tvm.tvm.ir.load_json(decompress_module(record))
+    except Exception:  # damaged, or of another TVM
+        return None
