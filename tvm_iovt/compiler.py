@@ -350,8 +350,11 @@ def _tuned_schedules(
     from tvm_iovt.tuning.tuned import ChosenSchedules
 
     found = find_choices(device_kind(spec))
-    for problem in (*found.problems, *found.refused):
+    for problem in found.problems:
         progress(f"warning: {problem}")
+    if not found.choices:
+        for reason in found.refused:
+            progress(f"tuning records are not used: {reason}")
     return ChosenSchedules(found.choices)
 
 

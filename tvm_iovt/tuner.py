@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_iovt import precision, targets
 from tvm_iovt.compiler import CompileOptions, kernel_selector, run_graph_passes
-from tvm_iovt.errors import UsageError
+from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.tuning.events import (
     Listener,
     Note,
@@ -159,11 +159,11 @@ class _Run:
 
         try:
             outcome = self._tune()
-        except KeyboardInterrupt:
-            self._state.end(INTERRUPTED)
-            raise
-        except BaseException:
-            self._state.end(FAILED)
+        except BaseException as error:
+            # The first error is the one to tell; a full disk refuses the state, too.
+            with contextlib.suppress(IovtError):
+                interrupted = isinstance(error, KeyboardInterrupt)
+                self._state.end(INTERRUPTED if interrupted else FAILED)
             raise
         self._state.end(COMPLETE if outcome.complete else INTERRUPTED)
         self._listen(outcome)
@@ -281,13 +281,15 @@ class _Run:
         inputs = {tensor.name: found[tensor.name] for tensor in network.inputs}
         keys = [state.task.workload.key for state in session.states]
         trials = {key: self._store.trials(key) for key in keys}
-        naming = {"network": network.name, "note": self._note}
         common = (fused, session.states, trials, spec, self._device)
         if spec.gpu is None and not self._options.tracker:
-            choice = network_choice.choose_kernels(*common, list(inputs.values()), **naming)
+            choice = network_choice.choose_kernels(
+                *common, list(inputs.values()), network=network.name, note=self._note
+            )
         else:
-            contest = self._contest(inputs)
-            choice = network_choice.choose_together(*common, contest, **naming)
+            choice = network_choice.choose_together(
+                *common, self._contest(inputs), network=network.name, note=self._note
+            )
         for made in choice.choices:
             self._store.add_choice(made)
         return choice
@@ -310,7 +312,7 @@ class _Run:
         )
 
     def _earlier(self, session: Session) -> NetworkChoice | None:
-        """The recorded choices, if nothing was measured since; another look would only add noise."""
+        """The recorded choices, if nothing was measured since: a second look adds only noise."""
         from tvm_iovt.tuning.network_choice import NetworkChoice
 
         found = [self._store.choice(state.task.workload.key) for state in session.states]
@@ -459,13 +461,20 @@ def _measurer(spec: TargetSpec, options: TuneOptions) -> tuple[Measurer, tuple[s
         from tvm_iovt.boards.address import parse_address
         from tvm_iovt.boards.board_measurer import BoardMeasurer
 
-        boards = BoardMeasurer(
-            parse_address(options.tracker),
-            options.key,
-            _builder(spec, options),
-            threads=threads,
-            run_timeout_s=options.run_timeout_s,
-        )
+        address = parse_address(options.tracker, what="tracker")
+        builder = _builder(spec, options)
+        try:
+            boards = BoardMeasurer(
+                address,
+                options.key,
+                builder,
+                cpu=spec.cpu,
+                threads=threads,
+                run_timeout_s=options.run_timeout_s,
+            )
+        except BaseException:
+            builder.close()
+            raise
         return boards, (f"boards of key {options.key}",), True
     local = LocalMeasurer(
         spec,
@@ -485,7 +494,7 @@ def _builder(spec: TargetSpec, options: TuneOptions) -> Builder:
     if options.dask:
         from tvm_iovt.tuning.dask_builds import DaskBuilder
 
-        return DaskBuilder(options.dask, spec, cross_compiler=options.cross_compiler)
+        return DaskBuilder(spec, options.dask, cross_compiler=options.cross_compiler)
     return BuildPool(
         spec,
         jobs=options.jobs or host_cpu.usable_cores(),
@@ -505,7 +514,9 @@ def _board_request(options: TuneOptions) -> BoardRequest:
     from tvm_iovt.boards.session import BoardRequest
 
     return BoardRequest(
-        tracker=parse_address(options.tracker), key=options.key, timeout_s=_NETWORK_TIMEOUT_S
+        tracker=parse_address(options.tracker, what="tracker"),
+        key=options.key,
+        timeout_s=_NETWORK_TIMEOUT_S,
     )
 
 

@@ -121,7 +121,8 @@ class Lab:
     def start_board(self, key: str, *options: str) -> Service:
         service = self.start(key, self.board_command(key, *options))
         service.wait_for("serving on ")
-        until(lambda: self.is_free(key))
+        boards = sum(other.log.name.startswith(f"{key}-") for other in self.services)
+        until(lambda: self.registered(key) >= boards)
         return service
 
     def start_emulated_board(self, key: str, arm_root: dict[str, str]) -> Service:
@@ -133,12 +134,18 @@ class Lab:
         path = f"{Path(__file__).resolve().parents[2]}:{arm_root['site']}"
         service = self.start(key, command, {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"})
         service.wait_for("serving on", 120)
-        until(lambda: self.is_free(key))
+        until(lambda: self.registered(key) == 1)
         return service
 
     def board_command(self, key: str, *options: str) -> list[str]:
         tracker = ["--tracker", str(self.tracker), "--key", key]
         return [sys.executable, "-m", "tvm_iovt.boards", *tracker, *options]
+
+    def registered(self, key: str) -> int:
+        """Boards of a key, whether or not they are busy."""
+        with Tracker(self.tracker) as tracker:
+            queue = tracker.summary().queue(key)
+        return queue.servers if queue else 0
 
     def is_free(self, key: str) -> bool:
         with Tracker(self.tracker) as tracker:

@@ -144,7 +144,7 @@ def test_a_lost_board_costs_no_trial(own_lab: Any, measurer: Starter) -> None:
     first = pool.collect(60)
     assert first
     board.end(signal.SIGKILL)
-    time.sleep(1)
+    own_lab.services.remove(board)
     own_lab.start_board("any", "--name", "second")
     found = {result.key: result for result in first} | collected(pool, 12 - len(first))
     assert len(found) == 12
@@ -168,7 +168,7 @@ def test_boards_of_another_kind_are_refused(own_lab: Any, measurer: Starter) -> 
     own_lab.start_board("any", "--name", "stranger")
     pool = measurer(target="arm")
     pool.submit(good(1))
-    with pytest.raises(DeviceError, match="stranger .* is not what is tuned for") as caught:
+    with pytest.raises(DeviceError, match=r"stranger .* is not what is tuned for") as caught:
         for _ in range(60):
             pool.collect(1)
     assert "is for aarch64" in caught.value.seen

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tvm_iovt.cli.options import common_options, input_shape_option, print_json
+from tvm_iovt.errors import EXIT_OK, UsageError
+
+if TYPE_CHECKING:
+    from tvm_iovt.compiler import CompileOptions
 
 
 @click.command("compile")
@@ -42,6 +47,18 @@ from tvm_iovt.cli.options import common_options, input_shape_option, print_json
     help="Time the kernels of each convolution on this machine and use the fastest; remembered for "
     "later compilations. Targets must be this machine's CPU.",
 )
+@click.option(
+    "--tune",
+    metavar="BUDGET",
+    help="First search faster schedules for each target: a time (10m) or a number of trials (500).",
+)
+@click.option("--tracker", default="", metavar="HOST:PORT", help="--tune on boards behind it.")
+@click.option("--key", default="", help="Of the boards at the tracker.")
+@click.option(
+    "--tuned/--no-tuned",
+    default=True,
+    help="Use the schedules that tuning has recorded for this kind of device (default).",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--verify/--no-verify", default=True, help="Compare with the reference (default).")
 @click.option("--keep", is_flag=True, help="Keep a bundle whose comparison failed (still exit 6).")
@@ -65,6 +82,10 @@ def compile_command(
     precision: str,
     winograd: bool,
     measure: bool,
+    tune: str | None,
+    tracker: str,
+    key: str,
+    tuned: bool,
     overwrite: bool,
     verify: bool,
     keep: bool,
@@ -76,7 +97,7 @@ def compile_command(
     cross_compiler: str,
     as_json: bool,
     verbosity: int,
-) -> None:
+) -> int:
     """Compile MODEL for every target and write one bundle that is proven right.
 
     MODEL is an .onnx file, or a .pt2 file from torch.export.save. The outputs of every target
@@ -106,12 +127,21 @@ def compile_command(
         precision=precision,
         winograd=winograd,
         measure=measure,
+        tuned=tuned,
     )
+    if tune is not None:
+        code = _tune_first(model, options, tune, tracker, key, as_json=as_json)
+        if code != EXIT_OK:
+            return code
+    elif tracker or key:
+        raise UsageError(
+            "--tracker and --key are for --tune", do="add --tune 10m, or leave them out"
+        )
     with steps() as progress:
         result = compile_model(model, options, progress=progress)
     if as_json:
         print_json({"bundle": str(result.path), "manifest": to_json(result.manifest)})
-        return
+        return EXIT_OK
     tables.render(tables.deployments_table(result.manifest.deployments), sys.stdout)
     if precision != "fp32":
         for deployment in result.manifest.deployments:
@@ -126,3 +156,41 @@ def compile_command(
             f"not verified here: {', '.join(unproven)}; `tvm-iovt verify {result.path} --target "
             f"{unproven[0]}` runs CPU code under qemu-user, and the sample proves it on the device"
         )
+    return EXIT_OK
+
+
+def _tune_first(
+    model: Path,
+    options: CompileOptions,
+    budget: str,
+    tracker: str,
+    key: str,
+    *,
+    as_json: bool,
+) -> int:
+    """Tune for every target of a compilation, whose options decide which kernels there are."""
+    from tvm_iovt.cli.durations import parse_duration
+    from tvm_iovt.cli.tune import target_names, tune_target
+    from tvm_iovt.tuner import TuneOptions
+
+    trials = int(budget) if budget.isdecimal() else None
+    time_s = parse_duration(budget) if trials is None else None
+    if trials == 0:
+        raise UsageError("--tune 0 tunes nothing", do="leave it out, or give 10m or 500")
+    for name in target_names(options.targets):
+        tuning = TuneOptions(
+            target=name,
+            input_shapes=options.input_shapes,
+            trials=trials,
+            time_s=time_s,
+            tracker=tracker,
+            key=key,
+            fuse=options.fuse,
+            precision=options.precision,
+            winograd=options.winograd,
+            cross_compiler=options.cross_compiler,
+        )
+        code = tune_target(model, tuning, None, stream=False, summary=not as_json)
+        if code != EXIT_OK:
+            return code
+    return EXIT_OK

@@ -134,8 +134,6 @@ def tune_command(
     timeouts_s = parse_duration(build_timeout), parse_duration(run_timeout)
     shapes = parse_input_shapes(input_shapes)
 
-    from tvm_iovt.cli.tune_outcome import print_outcome, write_reports, write_unfinished
-    from tvm_iovt.report.tune_history import TuneHistory
     from tvm_iovt.tuner import TuneOptions
 
     for name in names:
@@ -159,23 +157,47 @@ def tune_command(
             build_timeout_s=timeouts_s[0],
             run_timeout_s=timeouts_s[1],
         )
-        history = TuneHistory()
         file = report_file(report, name, several=len(names) > 1)
-        try:
-            _tune(model, options, history, as_json=as_json)
-        except BaseException as error:
-            write_unfinished(file, history, options)
-            if interrupt_inside(error) and history.started is not None:
-                click.echo(
-                    f"\ninterrupted: {history.trials_done} trials are safe; run the same command "
-                    "to go on",
-                    err=True,
-                )
-                return EXIT_INTERRUPTED
-            raise
-        if not as_json:
-            print_outcome(model, options, history)
-        write_reports(file, history, options)
+        code = tune_target(model, options, file, stream=as_json, summary=not as_json)
+        if code != EXIT_OK:
+            return code
+    return EXIT_OK
+
+
+def tune_target(
+    model: Path, options: TuneOptions, file: Path | None, *, stream: bool, summary: bool
+) -> int:
+    """Tune for one target, with progress, summary and reports; returns the exit code.
+
+    Args:
+        model: The network.
+        options: See `TuneOptions`.
+        file: Where the report goes, besides its place at the records.
+        stream: Print events on stdout, as JSON.
+        summary: Print what was gained on stdout.
+
+    Raises:
+        IovtError: See `tuner.tune_model`.
+    """
+    from tvm_iovt.cli.tune_outcome import print_outcome, write_reports, write_unfinished
+    from tvm_iovt.report.tune_history import TuneHistory
+
+    history = TuneHistory()
+    try:
+        _tune(model, options, history, as_json=stream)
+    except BaseException as error:
+        write_unfinished(file, history, options)
+        if interrupt_inside(error) and history.started is not None:
+            click.echo(
+                f"\ninterrupted: {history.trials_done} trials are safe; run the same command "
+                "to go on",
+                err=True,
+            )
+            return EXIT_INTERRUPTED
+        raise
+    if summary:
+        print_outcome(model, options, history)
+    write_reports(file, history, options)
     return EXIT_OK
 
 

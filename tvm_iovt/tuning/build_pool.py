@@ -141,7 +141,7 @@ class BuildPool:
                     raise BuildError(error.what) from None
                 except WorkerLost as error:
                     self._forget(worker)
-                    if error.signal == signal.SIGKILL and attempt < _TRIES and not self._closing:
+                    if error.signal == signal.SIGKILL and attempt < _TRIES and not self._ends():
                         continue
                     raise BuildError(f"its process {error.what}", seen=error.last_words) from None
                 except BaseException:
@@ -165,11 +165,11 @@ class BuildPool:
             worker = WorkerProcess(SERVICE, self._service, growth_bytes=self._growth_bytes)
             with self._lock:
                 self._all.add(worker)
-                if self._closing:
-                    worker.kill()
+            if self._ends():
+                worker.kill()
             worker.start()
         except (CallFailed, WorkerLost) as error:
-            if self._closing:
+            if self._ends():
                 raise BuildError("the builder has been closed") from None
             raise ToolchainError(
                 "A process that builds kernels cannot be started",
@@ -178,10 +178,14 @@ class BuildPool:
             ) from error
         return worker
 
+    def _ends(self) -> bool:
+        with self._lock:
+            return self._closing
+
     def _put_back(self, worker: WorkerProcess) -> None:
         with self._lock:
             self._idle.append(worker)
-        if self._closing:
+        if self._ends():
             worker.close()
 
     def _forget(self, worker: WorkerProcess) -> None:

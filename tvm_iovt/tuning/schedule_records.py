@@ -20,7 +20,7 @@ class DeviceKind:
     """What a measurement holds for; devices of another kind never use it.
 
     Attributes:
-        cpu: The CPU; of a GPU target, the one that launches its kernels.
+        cpu: The CPU; of a GPU target `device_kind.ANY_CPU`.
         gpu: `cuda sm_87` and the like; empty for a CPU.
         threads: Of TVM's pool on the CPU; 0 for a GPU.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from tvm_iovt.tuning.allocation import Effort, most_promising
 from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.events import Listener, Note, TaskEnded, TaskSummary, TrialDone
 from tvm_iovt.tuning.proposal import Measured, Proposal, Search
+from tvm_iovt.tuning.record_files import TRIALS
 from tvm_iovt.tuning.record_store import RecordStore
 from tvm_iovt.tuning.schedule_records import (
     SEARCH,
@@ -27,7 +29,7 @@ from tvm_iovt.tuning.schedule_records import (
 from tvm_iovt.tuning.task_search import task_search, template_proposal
 from tvm_iovt.tuning.tasks import Task
 from tvm_iovt.tuning.traces import replayed
-from tvm_iovt.tuning.trial import BUILD, Measurer, TrialResult
+from tvm_iovt.tuning.trial import BUILD, RUN, Measurer, TrialResult
 from tvm_iovt.tuning.workload_modules import compress_module
 from tvm_iovt.types import TargetSpec
 
@@ -301,23 +303,13 @@ class Session:
     def _take(self, result: TrialResult) -> None:
         state, proposal = self._asked.pop(result.key)
         state.under_way -= 1
-        source = TEMPLATE if proposal.trace is None else SEARCH
-        record = TrialRecord(
-            key=result.key,
-            workload=state.task.workload.key,
-            device=self._device,
-            source=source,
-            trace=proposal.trace if result.valid else None,
-            run_s=result.run_s if result.valid else (),
-            failed=result.failed or ("" if result.valid else BUILD),
-            error=result.error,
-            deviation=result.deviation,
-            runner=result.runner,
-            run=self._run,
-            tvm_version=_tvm.installed_version("apache-tvm"),
-            tool_version=__version__,
-            date=now(),
-        )
+        record = self._record_of(result, state, proposal)
+        objection = TRIALS.objection(record)
+        if objection:  # times that cannot be: a board's clock was set, say
+            impossible = dataclasses.replace(
+                result, run_s=(), deviation=None, failed=RUN, error=f"not plausible: {objection}"
+            )
+            record = self._record_of(impossible, state, proposal)
         self._store.add_trial(record)
         self.done += 1
         state.run_trials += 1
@@ -326,7 +318,7 @@ class Session:
         seconds = record.median_s if record.valid else None
         if record.valid:
             self.valid += 1
-            if source == TEMPLATE:
+            if record.source == TEMPLATE:
                 state.template_s = seconds
         else:
             self._remember_error(f"{state.name}, {record.failed}: {record.error}")
@@ -343,6 +335,24 @@ class Session:
             self._listen(
                 TaskEnded(task=state.name, reason=state.effort.ended, trials=state.run_trials)
             )
+
+    def _record_of(self, result: TrialResult, state: TaskState, proposal: Proposal) -> TrialRecord:
+        return TrialRecord(
+            key=result.key,
+            workload=state.task.workload.key,
+            device=self._device,
+            source=TEMPLATE if proposal.trace is None else SEARCH,
+            trace=proposal.trace if result.valid else None,
+            run_s=result.run_s if result.valid else (),
+            failed=result.failed or ("" if result.valid else BUILD),
+            error=result.error,
+            deviation=result.deviation,
+            runner=result.runner,
+            run=self._run,
+            tvm_version=_tvm.installed_version("apache-tvm"),
+            tool_version=__version__,
+            date=now(),
+        )
 
     def _remember_error(self, text: str) -> None:
         if len(self.errors) < _MAX_ERRORS and text not in self.errors:
