@@ -226,7 +226,7 @@ def soak(own_lab: Any, measurer: Starter, count: int, pause_s: float) -> None:
 
 
 def test_boards_that_are_killed_in_turn(own_lab: Any, measurer: Starter) -> None:
-    soak(own_lab, measurer, count=100, pause_s=3.0)
+    soak(own_lab, measurer, count=60, pause_s=2.0)
 
 
 @pytest.mark.slow

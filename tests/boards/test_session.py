@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from tvm_iovt import bundle
+from tvm_iovt.boards.board_check import check_board
+from tvm_iovt.boards.connection import connect
 from tvm_iovt.boards.deployments import remote_stages
-from tvm_iovt.boards.session import BoardSession, check_board, connect
+from tvm_iovt.boards.session import BoardSession
 from tvm_iovt.errors import DeviceError
 
 FOREVER = 10_000_000
@@ -122,6 +124,7 @@ def test_a_hanging_kernel_does_not_keep_the_board(
     assert "held up by a session whose client has gone" in board.text
 
 
+@pytest.mark.slow
 def test_a_mute_client_does_not_keep_the_board(own_lab: Any, processes: Any) -> None:
     own_lab.start_tracker()
     board = own_lab.start_board("open")

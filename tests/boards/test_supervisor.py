@@ -12,7 +12,7 @@ import pytest
 
 from tvm_iovt.boards.address import LOOPBACK
 from tvm_iovt.boards.confinement import describe_exit
-from tvm_iovt.boards.session import connect
+from tvm_iovt.boards.connection import connect
 from tvm_iovt.errors import DeviceError
 
 

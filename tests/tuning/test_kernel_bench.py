@@ -39,7 +39,7 @@ def kernels(conv, weights, host):
 
 @pytest.fixture
 def bench(host):
-    bench = KernelBench(host, 1, build_timeout_s=3.0)
+    bench = KernelBench(host, 1, build_timeout_s=2.0)
     yield bench
     bench.close()
 
@@ -64,7 +64,7 @@ def test_kernels_are_built_run_and_timed(bench, conv, weights, kernels):
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("crash", "its process died of SIGSEGV"), ("hang", "its process did not answer within 3 s")],
+    [("crash", "its process died of SIGSEGV"), ("hang", "its process did not answer within 2 s")],
 )
 def test_a_kernel_that_kills_costs_itself(
     fragile, bench, conv, weights, kernels, monkeypatch, how, reason

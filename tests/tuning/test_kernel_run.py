@@ -61,6 +61,18 @@ def test_a_hopeless_kernel_is_given_up_and_a_good_one_is_not():
     assert len(time_blocks(clock.call(0.1), clock, budget_s=1.0, give_up_s=0.2)) == 10
 
 
+def test_blocks_wait_for_what_calls_have_only_begun():
+    clock = Clock()
+    begun = []
+
+    def wait():
+        clock.now_s += 0.002 * len(begun)
+        begun.clear()
+
+    blocks = time_blocks(lambda: begun.append(1), clock, wait, budget_s=0.0)
+    assert blocks == pytest.approx([0.002] * MIN_BLOCKS)
+
+
 def test_the_clock_is_cpu_time_for_one_thread_and_wall_time_for_several():
     for threads, moves in ((1, False), (2, True)):
         clock = clock_of(threads)

@@ -11,6 +11,7 @@ from tvm import te
 from tests.tuning import kernels
 from tests.tuning.kernels import text, trial_of, workload_of
 from tvm_iovt import targets
+from tvm_iovt.build import cuda
 from tvm_iovt.build.link import elf_machine
 from tvm_iovt.errors import ToolchainError
 from tvm_iovt.schedules.convolution import conv2d_packed
@@ -129,6 +130,40 @@ def test_kernels_are_linked_for_their_target(name, tmp_path, host):
         x, y = (tvm.runtime.tensor(np.ones(1024, np.float32)) for _ in range(2))
         tvm.runtime.load_module(str(path))["main"](x, y)
         assert (y.numpy() == 2).all()
+
+
+def on_gpu(function):
+    """The same in blocks of 128 threads."""
+    schedule = tvm.s_tir.Schedule(tvm.IRModule({"main": function}))
+    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
+    block, thread = schedule.split(loop, [None, 128])
+    schedule.bind(block, "blockIdx.x")
+    schedule.bind(thread, "threadIdx.x")
+    return schedule.mod["main"]
+
+
+def test_kernels_of_gpus_are_compiled_for_their_architecture(tmp_path):
+    spec = targets.load("cuda:sm_87")
+    try:
+        cuda.find_compiler("sm_87")
+        cuda.enable_codegen()
+    except ToolchainError as error:
+        pytest.skip(error.what)
+    path = tmp_path / "kernel.so"
+    KernelWorker(spec, 1).export(trial_of(on_gpu(kernels.doubled), "a"), path)
+    cuda.check_embedded(path, "sm_87")
+
+
+@pytest.mark.cuda
+def test_kernels_of_gpus_are_checked_and_timed():
+    device = tvm.cuda(0)
+    if not device.exist:
+        pytest.skip("there is no NVIDIA GPU")
+    arch = "sm_" + device.compute_version.replace(".", "")
+    worker = KernelWorker(targets.load(f"cuda:{arch}"), 1)
+    found = measure(worker, trial_of(on_gpu(kernels.doubled), "right"))
+    assert not found.failed and 0 < min(found.run_s) < 1e-3
+    assert measure(worker, trial_of(on_gpu(kernels.wrong), "wrong")).failed == CHECK
 
 
 def test_a_linker_may_be_named(worker, tmp_path):

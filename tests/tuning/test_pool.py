@@ -144,13 +144,13 @@ def busy(pool: LocalMeasurer, seconds: float) -> tuple[int, ...]:
 
 def test_workers_that_are_killed_lose_nothing(measurer):
     pool = measurer(measure_s=0.05)
-    pool.submit(good(40))
+    pool.submit(good(24))
     seen = set()
     for delay_s in (0.3, 0.7):
         pids = busy(pool, delay_s)
         seen |= set(pids)
         os.kill(pids[0], signal.SIGKILL)
-    found = collected(pool, 40)
+    found = collected(pool, 24)
     assert all(result.valid for result in found.values()), found
     assert len(seen | set(pool.pids)) > 2
 

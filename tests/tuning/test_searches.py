@@ -15,13 +15,15 @@ from tests.tuning.search_cases import (
     task_of,
 )
 from tvm_iovt.errors import UsageError
+from tvm_iovt.schedules.design_space import template_spaces
+from tvm_iovt.schedules.tvm_api import Schedule
 from tvm_iovt.tuning import cost_model
 from tvm_iovt.tuning.cost_model import CostModel
-from tvm_iovt.tuning.evolution import EvolutionSearch
 from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.proposal import Measured
+from tvm_iovt.tuning.search_chain import SearchChain
 from tvm_iovt.tuning.small_space import SmallSpaceSearch
-from tvm_iovt.tuning.task_search import task_search, template_proposal
+from tvm_iovt.tuning.task_search import _or_none, task_search, template_proposal
 from tvm_iovt.tuning.traces import replayed
 
 
@@ -34,6 +36,13 @@ def search_of(task, history=None, model=None):
     spec, target = host()
     model = model or CostModel("random", target)
     return task_search(task, spec, target, model, history or {}, seed=1)
+
+
+def small_search_of(task, history=None, seed=1):
+    """The search of the template's space alone."""
+    spec, target = host()
+    spaces = template_spaces(Schedule(task.module, debug_mask="none"), spec.cpu)
+    return SmallSpaceSearch(task, spaces, CostModel("random", target), history or {}, seed)
 
 
 def drained(search, limit=10_000):
@@ -51,30 +60,28 @@ def drained(search, limit=10_000):
 
 def test_a_small_space_is_searched_to_its_end_without_repetition():
     task = task_of(conv_function())
-    search = search_of(task)
-    assert isinstance(search, SmallSpaceSearch)
+    search = small_search_of(task)
     found = drained(search)
     keys = [proposal.trial.key for proposal in found]
     assert len(keys) == len(set(keys)) > 20
     assert search.propose(8) == []
     # A search in another order finds the same schedules.
-    spec, target = host()
-    other = task_search(task, spec, target, CostModel("random", target), {}, seed=2)
-    assert {proposal.trial.key for proposal in drained(other)} == set(keys)
+    other = drained(small_search_of(task, seed=2))
+    assert {proposal.trial.key for proposal in other} == set(keys)
 
 
 def test_what_is_known_is_not_proposed_again():
     task = task_of(dense_function())
-    found = drained(search_of(task))
+    found = drained(small_search_of(task))
     known = found[: len(found) // 2]
     history = {p.trial.key: Measured(schedule=p.schedule, seconds=1e-3) for p in known}
-    rest = drained(search_of(task, history))
+    rest = drained(small_search_of(task, history))
     assert {p.trial.key for p in rest} == {p.trial.key for p in found} - set(history)
 
 
 def test_neighbours_of_the_fastest_come_first():
     """With a model that knows nothing, half of what is looked at is near the fastest."""
-    search = search_of(task_of(conv_function(24)))
+    search = small_search_of(task_of(conv_function(24)))
     first = search.propose(8)
     best = first[0]
     for proposal in first:
@@ -87,7 +94,6 @@ def test_neighbours_of_the_fastest_come_first():
 
 def test_large_spaces_are_searched_by_evolution():
     search = search_of(task_of(softmax_like_function()))
-    assert isinstance(search, EvolutionSearch)
     found = []
     for _ in range(3):
         proposals = search.propose(4)
@@ -96,6 +102,30 @@ def test_large_spaces_are_searched_by_evolution():
             search.tell(proposal, invented_s(proposal.trial.key))
     keys = [proposal.trial.key for proposal in found]
     assert len(keys) == len(set(keys)) >= 8
+
+
+def test_generic_rules_come_after_the_template_s_space():
+    task = task_of(dense_function())
+    small = {p.trial.key for p in drained(small_search_of(task))}
+    search = search_of(task)
+    found = []
+    while len(found) < len(small) + 4:
+        proposals = search.propose(8)
+        assert proposals
+        found += [proposal.trial.key for proposal in proposals]
+        for proposal in proposals:
+            search.tell(proposal, invented_s(proposal.trial.key))
+    assert set(found[: len(small)]) == small
+    assert len(found) == len(set(found))
+
+
+def test_a_space_that_cannot_be_made_ends_the_search():
+    def broken():
+        raise RuntimeError
+
+    chain = SearchChain([_or_none(broken), lambda: None])
+    assert chain.propose(4) == []
+    assert chain.propose(4) == []
 
 
 def test_evolution_goes_on_from_what_is_known():
@@ -121,7 +151,7 @@ def test_a_model_learns_which_schedules_are_fast():
     pytest.importorskip("xgboost", reason="pip install xgboost")
     _, target = host()
     task = task_of(conv_function(24))
-    schedules = [p.schedule for p in drained(search_of(task))]
+    schedules = [p.schedule for p in drained(small_search_of(task))]
     # Time grows with the number of loops: something that the features show.
     seconds = [1e-5 * str(s.mod).count("for ") for s in schedules]
     model = CostModel("xgb", target)
@@ -136,7 +166,7 @@ def test_failed_schedules_do_not_disturb_a_model():
     pytest.importorskip("xgboost", reason="pip install xgboost")
     _, target = host()
     task = task_of(dense_function())
-    schedules = [p.schedule for p in drained(search_of(task))]
+    schedules = [p.schedule for p in drained(small_search_of(task))]
     model = CostModel("xgb", target)
     model.learn("dense", task.module, schedules, [None] * len(schedules))
     assert all(map(math.isfinite, model.scores("dense", task.module, schedules)))

@@ -16,12 +16,16 @@ from tests.tuning.search_cases import (
     softmax_like_function,
     task_of,
 )
+from tvm_iovt.schedules.design_space import template_spaces
+from tvm_iovt.schedules.tvm_api import Schedule
+from tvm_iovt.tuning import session as session_module
 from tvm_iovt.tuning.allocation import MAX_FAILURES
 from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.events import TaskEnded, TaskSummary, TrialDone
 from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.record_store import RecordStore
 from tvm_iovt.tuning.session import Budget, Session
+from tvm_iovt.tuning.small_space import SmallSpaceSearch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,11 +137,27 @@ def test_trials_of_another_run_are_known_but_not_counted(session):
     assert len(made.store.all_trials()) == 20
 
 
-def test_small_spaces_end_before_the_budget(session):
+def test_a_session_ends_when_nothing_is_left_to_try(session, monkeypatch):
+    class Short:
+        """A search with two proposals."""
+
+        def __init__(self, task, spec, target, model, history, seed):
+            spaces = template_spaces(Schedule(task.module, debug_mask="none"), spec.cpu)
+            self._search = SmallSpaceSearch(task, spaces, model, history, seed)
+            self._left = 2
+
+        def propose(self, count):
+            count, self._left = min(count, self._left), 0
+            return self._search.propose(count) if count else []
+
+        def tell(self, proposal, seconds):
+            self._search.tell(proposal, seconds)
+
+    monkeypatch.setattr(session_module, "task_search", Short)
     made = session(FakeMeasurer(), trials=100_000)
     made.measure()
     assert made.proposed_all
-    assert made.done < 1000
+    assert made.done == 2 * (1 + 2)
     ended = [event for event in made.events if isinstance(event, TaskEnded)]
     assert {event.task for event in ended} == {"conv", "dense"}
     assert all(event.reason == "every schedule was tried" for event in ended)

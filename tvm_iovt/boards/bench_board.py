@@ -10,13 +10,15 @@ import numpy as np
 from tvm_iovt import bundle as bundles
 from tvm_iovt.boards.address import Address
 from tvm_iovt.boards.bench import ROUNDS, Arrays, Bench, BenchOptions, Progress, measure
+from tvm_iovt.boards.board_check import check_board
+from tvm_iovt.boards.connection import connect
 from tvm_iovt.boards.deployments import (
     check_own_version,
     check_runtime,
     choose_deployment,
     remote_stages,
 )
-from tvm_iovt.boards.session import BoardRequest, BoardSession, check_board, connect
+from tvm_iovt.boards.session import BoardRequest, BoardSession
 from tvm_iovt.types import Deployment, Manifest
 
 _STEPS = 8  # that a bench takes beside its rounds, generously

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tvm_iovt._tvm import installed_version
 from tvm_iovt.boards.address import Address
+from tvm_iovt.boards.connection import connect
 from tvm_iovt.boards.deployments import machine_of
 from tvm_iovt.boards.kernel_session import KernelSession
-from tvm_iovt.boards.session import BoardRequest, BoardSession, StepError, connect
+from tvm_iovt.boards.session import BoardRequest, BoardSession, StepError
 from tvm_iovt.boards.workload_arrays import WorkloadArrays
 from tvm_iovt.errors import DeviceError
 from tvm_iovt.tuning.deviation import compared

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from tvm_iovt import _tvm
+from tvm_iovt.boards.connection import connect
 from tvm_iovt.boards.rpc_session import RemoteStage
-from tvm_iovt.boards.session import BoardRequest, BoardSession, connect
+from tvm_iovt.boards.session import BoardRequest, BoardSession
 from tvm_iovt.build.link import Linker
 from tvm_iovt.build.stage import build_executable
 from tvm_iovt.tuning.network_choice import Contest

@@ -6,25 +6,20 @@ heartbeat stops; so a board that loses power in the middle of a call costs secon
 
 from __future__ import annotations
 
-import contextlib
-import importlib.resources
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tvm_iovt.boards import heartbeat, rpc_session
 from tvm_iovt.boards.address import Address
 from tvm_iovt.boards.heartbeat import BoardStatus
-from tvm_iovt.boards.tracker_client import Assignment, Heartbeat, Summary, Tracker
-from tvm_iovt.build.link import find_linker
-from tvm_iovt.errors import DeviceError, ToolchainError
+from tvm_iovt.boards.tracker_client import Assignment
+from tvm_iovt.boards.tracker_summary import Heartbeat
+from tvm_iovt.errors import DeviceError
 from tvm_iovt.tuning.worker_process import CallFailed, WorkerLost, WorkerProcess
-from tvm_iovt.types import CpuSpec
 
 NETWORKS = f"{rpc_session.__name__}:{rpc_session.NetworkSession.__name__}"
 """The service of a session that runs networks, see `rpc_session`."""
@@ -206,113 +201,6 @@ class BoardSession:
         return ""
 
 
-def connect(request: BoardRequest, progress: Progress = lambda message: None) -> BoardSession:
-    """Get a board of a key and open a session on it.
-
-    Raises:
-        DeviceError: The tracker cannot be used, nobody has the key, every board of it is busy for
-            longer than `wait_s`, or the board does not accept the session.
-    """
-    progress(f"asking the tracker {request.tracker} for a board of key {request.key}")
-    deadline_s = time.monotonic() + request.wait_s
-    while True:
-        with Tracker(request.tracker) as tracker:
-            _await_key(tracker, request, deadline_s, progress)
-            left_s = deadline_s - time.monotonic()
-            assignment = tracker.request(request.key, wait_s=left_s)
-            if assignment is None:
-                raise _busy(request, _fresh_summary(request))
-            found = tracker_heartbeat(request, assignment)
-        progress(f"connecting to {found.name if found else assignment.address}")
-        try:
-            return BoardSession(request, assignment, found)
-        except DeviceError:
-            # The tracker may not know yet that this board's server has just ended.
-            if time.monotonic() + 2 * _POLL_S > deadline_s:
-                raise
-            time.sleep(_POLL_S)
-
-
-def tracker_heartbeat(request: BoardRequest, assignment: Assignment) -> Heartbeat | None:
-    """The heartbeat of an assigned board, if it has one."""
-    with contextlib.suppress(DeviceError), Tracker(request.tracker) as tracker:
-        return tracker.summary().heartbeat(assignment.address)
-    return None
-
-
-def check_board(
-    session: BoardSession, cpu: CpuSpec, progress: Progress = lambda message: None
-) -> tuple[int, int, int] | None:
-    """Send bytes to a board and back, and run a tiny kernel there.
-
-    Args:
-        session: With the board.
-        cpu: What to build the kernel for; a linker for it also compiles it.
-        progress: Is told each step.
-
-    Returns:
-        The version that the board's tvm_ffi gives itself; None without a linker for such CPUs.
-
-    Raises:
-        DeviceError: What came back was wrong, or nothing came; names the step.
-    """
-    progress("sending bytes there and back")
-    session.call("sending bytes there and back", "echo", _PROBE_BYTES)
-    try:
-        linker = find_linker(cpu)
-        progress("running a tiny kernel")
-        with tempfile.TemporaryDirectory(prefix="tvm-iovt-") as folder:
-            library = Path(folder) / f"probe.{cpu.arch}.so"
-            source = importlib.resources.files("tvm_iovt.boards") / "probe_kernel.cc"
-            with importlib.resources.as_file(source) as file:
-                linker.link([file], library, ["-I", _ffi_headers()])
-            version: tuple[int, int, int] = session.call("running a tiny kernel", "probe", library)
-            return version
-    except ToolchainError as error:
-        progress(f"no tiny kernel was run: {error.what}: {error.seen}")
-        return None
-
-
-def _await_key(
-    tracker: Tracker, request: BoardRequest, deadline_s: float, progress: Progress
-) -> None:
-    """Until a board of the key is registered: asking for an unknown one would wait for ever."""
-    told = False
-    while True:
-        summary = tracker.summary()
-        queue = summary.queue(request.key)
-        if queue is not None:
-            if not queue.free:
-                progress(f"all {queue.servers} boards of key {request.key} are busy; waiting")
-            return
-        if not told:
-            progress(f"no board of key {request.key} is registered; waiting for one")
-            told = True
-        if time.monotonic() + _POLL_S > deadline_s:
-            raise DeviceError(
-                f"The tracker {request.tracker} has no board of key {request.key}",
-                seen=f"within {request.wait_s:g} s; it has {summary.describe()}",
-                do="correct --key, or start `tvm-iovt board` on the device",
-            )
-        time.sleep(_POLL_S)
-
-
-def _busy(request: BoardRequest, summary: Summary | None) -> DeviceError:
-    queue = summary.queue(request.key) if summary else None
-    counts = f"{queue.servers} boards, {queue.pending} requests that wait" if queue else "no board"
-    return DeviceError(
-        f"Every board of key {request.key} is busy",
-        seen=f"none came free within {request.wait_s:g} s: {counts}",
-        do="wait longer with --wait, or see who uses them",
-    )
-
-
-def _fresh_summary(request: BoardRequest) -> Summary | None:
-    with contextlib.suppress(DeviceError), Tracker(request.tracker) as tracker:
-        return tracker.summary()
-    return None
-
-
 def _started(service: str) -> WorkerProcess:
     try:
         worker = WorkerProcess(service, environment=rpc_session.ENVIRONMENT)
@@ -324,15 +212,6 @@ def _started(service: str) -> WorkerProcess:
             do="look at this machine's load and memory",
         ) from error
     return worker
-
-
-def _ffi_headers() -> str:
-    import importlib.util
-
-    spec = importlib.util.find_spec("tvm_ffi")
-    if spec is None or spec.origin is None:
-        raise ToolchainError("The headers of tvm_ffi are missing", do="pip install apache-tvm-ffi")
-    return str(Path(spec.origin).parent / "include")
 
 
 class _Watch:

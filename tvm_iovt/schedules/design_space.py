@@ -89,7 +89,7 @@ def search_spaces(schedule: Any, cpu: CpuSpec, target: Any) -> list[Any]:
 
     The arguments are those of `template_spaces` and `design_space`.
     """
-    return template_spaces(schedule, cpu) or _generic_spaces(schedule, cpu, target)
+    return template_spaces(schedule, cpu) or generic_spaces(schedule, cpu, target)
 
 
 def template_spaces(schedule: Any, cpu: CpuSpec) -> list[Any]:
@@ -125,8 +125,11 @@ def template_spaces(schedule: Any, cpu: CpuSpec) -> list[Any]:
     return []
 
 
-def _generic_spaces(schedule: Any, cpu: CpuSpec, target: Any) -> list[Any]:
-    """The schedule of the first template without choices, and TVM's own spaces."""
+def generic_spaces(schedule: Any, cpu: CpuSpec, target: Any) -> list[Any]:
+    """The schedule of the first template without choices, and TVM's own spaces.
+
+    The arguments are those of `template_spaces` and `design_space`.
+    """
     found = []
     for template in TEMPLATES:
         copy = schedule.copy()

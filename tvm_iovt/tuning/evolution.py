@@ -65,7 +65,10 @@ class EvolutionSearch:
         found = self._ready
         barren = 0
         while len(found) < count and barren < _BARREN:
-            candidates = strategy.generate_measure_candidates()
+            try:
+                candidates = strategy.generate_measure_candidates()
+            except Exception:  # TVM raises plain and unrelated classes where its rules do not fit
+                break
             if not candidates:
                 break
             new = 0

@@ -50,12 +50,18 @@ class Buffers:
     Args:
         inputs: The inputs, the activation first.
         outputs: The outputs.
-        l2_bytes: Of one core.
+        l2_bytes: Of one core; zero if everything shall come from memory.
+        device: `tvm.runtime.Device` that they are on; by default the CPU.
     """
 
     def __init__(
-        self, inputs: Sequence[np.ndarray], outputs: Sequence[Argument], l2_bytes: int
+        self,
+        inputs: Sequence[np.ndarray],
+        outputs: Sequence[Argument],
+        l2_bytes: int,
+        device: Any = None,
     ) -> None:
+        self._device = tvm.cpu(0) if device is None else device
         blank = [np.zeros(o.shape, np.dtype(o.dtype)) for o in outputs]
         set_bytes = max(sum(array.nbytes for array in (*inputs, *blank)), 1)
         streams = any(array.nbytes > l2_bytes for array in inputs[1:])
@@ -64,13 +70,18 @@ class Buffers:
         self._inputs = tuple(inputs)
         self._outputs = len(blank)
         self._sets = [
-            tuple(tvm.runtime.tensor(array) for array in (*inputs, *blank)) for _ in range(count)
+            tuple(tvm.runtime.tensor(array, self._device) for array in (*inputs, *blank))
+            for _ in range(count)
         ]
 
     def call_of(self, function: Any) -> Callable[[], object]:
         """What runs a function once, on the next set each time."""
         turn = itertools.cycle(self._sets)
         return lambda: function(*next(turn))
+
+    def wait(self) -> None:
+        """Until all calls have ended: those on a GPU only begin."""
+        self._device.sync()
 
     def outputs_of(self, function: Any, fill: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """What a function computes on the inputs.
@@ -102,6 +113,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 def time_blocks(
     call: Callable[[], object],
     clock: Clock,
+    wait: Callable[[], object] = lambda: None,
     *,
     budget_s: float = BUDGET_S,
     give_up_s: float = math.inf,
@@ -111,29 +123,34 @@ def time_blocks(
     Args:
         call: What to time; it is called for about half a block before.
         clock: Seconds.
+        wait: Waits for what calls have begun; once a block.
         budget_s: Seconds for all of it; `MIN_BLOCKS` are made in any case.
         give_up_s: A kernel that takes longer than this in every one of the first blocks is not
             worth more of them.
     """
     call()
-    repeats, spent_s = 1, _time_of(call, 1, clock)
+    wait()
+    repeats, spent_s = 1, _time_of(call, wait, 1, clock)
     while spent_s < BLOCK_S / 4 and repeats < _MAX_REPEATS:
         repeats = _scaled(repeats, spent_s, BLOCK_S / 2)
-        spent_s = _time_of(call, repeats, clock)
+        spent_s = _time_of(call, wait, repeats, clock)
     repeats = _scaled(repeats, spent_s, BLOCK_S)
     blocks: list[float] = []
     start = clock()
     while len(blocks) < MIN_BLOCKS or clock() - start < budget_s:
-        blocks.append(_time_of(call, repeats, clock) / repeats)
+        blocks.append(_time_of(call, wait, repeats, clock) / repeats)
         if len(blocks) == _DECIDING_BLOCKS and min(blocks) > give_up_s:
             break
     return tuple(blocks)
 
 
-def _time_of(call: Callable[[], object], repeats: int, clock: Clock) -> float:
+def _time_of(
+    call: Callable[[], object], wait: Callable[[], object], repeats: int, clock: Clock
+) -> float:
     began = clock()
     for _ in range(repeats):
         call()
+    wait()
     return clock() - began
 
 

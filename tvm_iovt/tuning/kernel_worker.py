@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from tvm_iovt import _tvm, host_cpu
-from tvm_iovt.build import cpu_pipeline
+from tvm_iovt.build import cpu_pipeline, cuda
 from tvm_iovt.build.link import find_linker
 from tvm_iovt.runtime import threads as runtime_threads
 from tvm_iovt.schedules.template import REDUCE, blocks
 from tvm_iovt.schedules.tvm_api import Schedule
 from tvm_iovt.tuning.deviation import compared, other_than
-from tvm_iovt.tuning.kernel_inputs import DRAWS, arguments_of, draw
+from tvm_iovt.tuning.kernel_inputs import DRAWS, Argument, arguments_of, draw
 from tvm_iovt.tuning.kernel_replies import BUDGET_S, Built, Measured, Reference
 from tvm_iovt.tuning.kernel_run import Buffers, clock_of, time_blocks
 from tvm_iovt.tuning.trial import CHECK, RUN, Trial, Workload
@@ -43,7 +43,7 @@ class KernelWorker:
     """Builds kernels for a target; checks and times them if that is this machine.
 
     Args:
-        spec: The target, a CPU.
+        spec: The target.
         threads: Of TVM's pool; the pool is otherwise as the runtime of a bundle has it.
     """
 
@@ -56,7 +56,7 @@ class KernelWorker:
         here = TargetSpec(name="host", description="", cpu=host_cpu.detect())
         self._host = _tvm.tvm_target(here)
         self._pipeline = cpu_pipeline.register()
-        self._clock = clock_of(threads)
+        self._clock = clock_of(threads) if spec.gpu is None else time.perf_counter
         self._functions: dict[int, tuple[Any, Any]] = {}
         self._next = 0
         self._workload: Workload | None = None
@@ -105,7 +105,13 @@ class KernelWorker:
                 self._prepared = None  # it may have written where it should not
             else:
                 call = prepared.buffers.call_of(function)
-                run_s = time_blocks(call, self._clock, budget_s=budget_s, give_up_s=give_up_s)
+                run_s = time_blocks(
+                    call,
+                    self._clock,
+                    prepared.buffers.wait,
+                    budget_s=budget_s,
+                    give_up_s=give_up_s,
+                )
         except Exception as caught:  # TVM raises plain and unrelated classes
             failed, error = RUN, one_line(caught)
             self._prepared = None
@@ -163,7 +169,10 @@ class KernelWorker:
 
     def _build(self, trial: Trial) -> Any:
         module = _tvm.tvm.ir.load_json(trial.module)
-        return _compiled(module, self._target, self._pipeline)
+        if self._spec.gpu is None:
+            return _compiled(module, self._target, self._pipeline)
+        with cuda.compiling_for(self._spec.gpu.arch):
+            return _compiled(module, self._target, "default")
 
     def _ready(self) -> _Prepared:
         if self._prepared is None:
@@ -175,9 +184,15 @@ class KernelWorker:
             arguments = arguments_of(module["main"])
             inputs = draw(arguments[: -workload.outputs], reference.how, workload.key)
             blank = arguments[-workload.outputs :]
-            buffers = Buffers(inputs, blank, self._spec.cpu.l2_bytes)
+            buffers = self._buffers(inputs, blank)
             self._prepared = _Prepared(reference.outputs, reference.fill, buffers)
         return self._prepared
+
+    def _buffers(self, inputs: Sequence[np.ndarray], outputs: Sequence[Argument]) -> Buffers:
+        gpu = self._spec.gpu
+        if gpu is None:
+            return Buffers(inputs, outputs, self._spec.cpu.l2_bytes)
+        return Buffers(inputs, outputs, 0, _tvm.tvm.device(gpu.kind, 0))
 
 
 def _outputs(

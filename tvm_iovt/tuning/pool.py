@@ -79,7 +79,7 @@ class LocalMeasurer:
     when memory is short) gets a second try.
 
     Args:
-        spec: The CPU of this machine as a target.
+        spec: The CPU of this machine, or its GPU, as a target.
         jobs: Workers.
         threads: To measure with.
         build_timeout_s: For one kernel.
@@ -108,7 +108,9 @@ class LocalMeasurer:
             _REFERENCE: reference_timeout_s,
         }
         self._measure_s = measure_s
-        self._growth_bytes = int(MEMORY_SHARE * available_bytes() / jobs)
+        # Drivers of GPUs reserve far more addresses than there is memory.
+        limited = spec.gpu is None
+        self._growth_bytes = int(MEMORY_SHARE * available_bytes() / jobs) if limited else None
         spare_cores = max((cores or host_cpu.usable_cores()) - threads, 0)
         self._slots = jobs * (3 if spare_cores else 2 * _BATCH)
         self._changed = threading.Condition()  # everything below is used under it

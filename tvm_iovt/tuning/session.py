@@ -7,7 +7,7 @@ import datetime
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tvm_iovt import _tvm
@@ -81,7 +81,6 @@ class TaskState:
     under_way: int = 0
     run_trials: int = 0
     search: Search | None = None
-    searched: bool = field(default=False)
 
     @property
     def name(self) -> str:
@@ -260,8 +259,7 @@ class Session:
         self.search_s += time.monotonic() - began_s
 
     def _propose(self, state: TaskState, count: int) -> list[Proposal]:
-        if not state.searched:
-            state.searched = True
+        if state.search is None:
             state.search = task_search(
                 state.task,
                 self._spec,
@@ -270,7 +268,8 @@ class Session:
                 self._history(state),
                 self._seed,
             )
-        return state.search.propose(count) if state.search is not None else []
+        assert state.search is not None
+        return state.search.propose(count)
 
     def _history(self, state: TaskState) -> Mapping[str, Measured]:
         history = {}

@@ -1,16 +1,17 @@
-"""The search that suits a task: of a written-down space, or by evolution."""
+"""The search of a task: first of its template's space, then by evolution of TVM's generic one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm_iovt.schedules.cpu import SCHEDULED, schedule_function
-from tvm_iovt.schedules.design_space import design_space, search_spaces
+from tvm_iovt.schedules.design_space import design_space, generic_spaces, template_spaces
 from tvm_iovt.schedules.tvm_api import Schedule, meta_schedule, tirx, tvm
 from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.evolution import EvolutionSearch
 from tvm_iovt.tuning.proposal import Measured, Proposal, Search
+from tvm_iovt.tuning.search_chain import SearchChain
 from tvm_iovt.tuning.small_space import MAX_POINTS, SmallSpaceSearch, points_of
 from tvm_iovt.tuning.tasks import Task
 from tvm_iovt.tuning.traces import trial_key
@@ -25,7 +26,7 @@ def task_search(
     model: CostModel,
     history: Mapping[str, Measured],
     seed: int,
-) -> Search | None:
+) -> Search:
     """A search for schedules of a task.
 
     Args:
@@ -35,31 +36,44 @@ def task_search(
         model: Predicts.
         history: Trials of the task that were made already, by their keys.
         seed: Of the random numbers.
-
-    Returns:
-        None if TVM can make no space for it.
     """
-    if spec.gpu is not None:
-        generator = meta_schedule.space_generator.PostOrderApply()
-    else:
-        generator = design_space(spec.cpu, target)
     schedule = Schedule(task.module, debug_mask="none")
-    try:
-        if spec.gpu is not None:
+
+    def templates() -> Search | None:
+        spaces = template_spaces(schedule, spec.cpu) if spec.gpu is None else []
+        points = points_of(spaces)
+        if spaces and points is not None and points <= MAX_POINTS:
+            return SmallSpaceSearch(task, spaces, model, history, seed)
+        return evolution(design_space(spec.cpu, target), spaces) if spaces else None
+
+    def generic() -> Search | None:
+        if spec.gpu is None:
+            generator = design_space(spec.cpu, target)
+            spaces = generic_spaces(schedule, spec.cpu, target)
+        else:
+            generator = meta_schedule.space_generator.PostOrderApply()
             context = meta_schedule.TuneContext(
                 task.module, target=target, space_generator=generator, num_threads=1
             )
             spaces = list(context.generate_design_space())
-        else:
-            spaces = search_spaces(schedule, spec.cpu, target)
-    except Exception:  # TVM raises plain and unrelated classes
-        return None
-    if not spaces:
-        return None
-    points = points_of(spaces)
-    if points is not None and points <= MAX_POINTS:
-        return SmallSpaceSearch(task, spaces, model, history, seed)
-    return EvolutionSearch(task, generator, spaces, model, target, history, seed)
+        return evolution(generator, spaces) if spaces else None
+
+    def evolution(generator: Any, spaces: Sequence[Any]) -> Search:
+        return EvolutionSearch(task, generator, spaces, model, target, history, seed)
+
+    return SearchChain([_or_none(templates), _or_none(generic)])
+
+
+def _or_none(make: Callable[[], Search | None]) -> Callable[[], Search | None]:
+    """A function without a space for TVM is a function without a search."""
+
+    def made() -> Search | None:
+        try:
+            return make()
+        except Exception:  # TVM raises plain and unrelated classes
+            return None
+
+    return made
 
 
 def template_function(task: Task, spec: TargetSpec, target: Any) -> Any | None:
