@@ -76,7 +76,8 @@ def test_installed_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
     listing = tvm_iovt("targets", "--json")
     assert listing.returncode == 0, listing.stderr
     assert '"raspberry-pi-4"' in listing.stdout
-    for verb in ("compile", "run", "verify", "inspect", "bundle", "targets", "zoo", "doctor"):
+    verbs = ("compile", "run", "verify", "inspect", "bundle", "targets", "zoo", "doctor")
+    for verb in (*verbs, "tracker", "board", "bench"):
         helped = tvm_iovt(verb, "--help")
         assert helped.returncode == 0, helped.stderr
         assert "Usage:" in helped.stdout

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,20 +71,16 @@ def measured(measurer: BoardMeasurer, trials: list[Trial]) -> dict[str, TrialRes
     return collected(measurer, len(trials))
 
 
-def test_trials_are_shared_by_boards(own_lab: Any, measurer: Starter) -> None:
-    pool = measurer()
-    assert pool.slots >= 2
-    for name in ("left", "right"):
-        own_lab.start_board("any", "--name", name)
-    trials = [
-        trial
-        for i in range(8)
-        for trial in (
-            trial_of(kernels.doubled, f"good {i}"),
-            trial_of(kernels.slow, f"slow {i}", workload_of(kernels.slow, "slow")),
-        )
-    ]
-    found = measured(pool, trials)
+def test_trials_are_shared_by_boards(own_lab: Any, measurer: Starter, processes: Any) -> None:
+    own_lab.start_board("any", "--name", "left")
+    pool = measurer(measure_s=0.3)
+    slots = pool.slots
+    own_lab.start_board("any", "--name", "right")
+    processes.until(lambda: pool.slots > slots, 10)  # it is taken into service
+    slow = workload_of(kernels.slow, "slow")
+    found = measured(
+        pool, [*good(4), *(trial_of(kernels.slow, f"slow {i}", slow) for i in range(16))]
+    )
     for key, result in found.items():
         assert result.valid, result
         assert result.deviation == 0
@@ -92,7 +89,9 @@ def test_trials_are_shared_by_boards(own_lab: Any, measurer: Starter) -> None:
         assert (min(result.run_s) > 5e-3) == key.startswith("slow")
         assert max(result.run_s) < 1
     assert {result.runner for result in found.values()} == {"left", "right"}
+    assert not list(Path(pool.folder).iterdir())
     pool.close()
+    assert not Path(pool.folder).exists()
     with pytest.raises(TimeoutError):  # nothing is left of it
         until_busy(own_lab, 0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tvm_iovt.boards.address import LOOPBACK
-from tvm_iovt.boards.confinement import describe_exit
+from tvm_iovt.boards.confinement import describe_exit, is_by_session
 from tvm_iovt.boards.connection import connect
 from tvm_iovt.errors import DeviceError
 
@@ -29,6 +30,29 @@ def test_nothing_outlives_a_killed_supervisor(own_lab: Any, processes: Any) -> N
         with pytest.raises(DeviceError, match="running failed"):
             session.call("running", "echo", 10, timeout_s=10)
     processes.until(lambda: own_lab.status("fragile") is None, 10)
+
+
+def test_pauses_grow_only_while_the_server_itself_dies(own_lab: Any, processes: Any) -> None:
+    own_lab.start_tracker()
+    board = own_lab.start_board("any")
+
+    def kill(which: Any) -> None:
+        before = own_lab.status("any")
+        os.kill(which(before.server_pid), signal.SIGKILL)
+        processes.until(
+            lambda: (
+                (now := own_lab.status("any")).restarts > before.restarts and now.state == "serving"
+            ),
+            20,
+        )
+
+    for _ in range(2):
+        with connect(own_lab.request("any")):
+            kill(lambda server: processes.descendants(server)[0])
+    assert board.text.count("starting it again in 0.25 s") == 2
+    for pause in ("0.5", "1"):
+        kill(lambda server: server)
+        assert f"(killed by SIGKILL); starting it again in {pause} s" in board.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -116,6 +140,11 @@ def test_a_wide_open_board_warns(own_lab: Any) -> None:
 
 
 def test_exits_in_words() -> None:
-    assert describe_exit(3 << 8) == "exit code 3"
+    assert describe_exit(4 << 8) == "exit code 4"
+    assert describe_exit(3 << 8) == "a session failed"
+    assert is_by_session(3 << 8)
+    assert is_by_session((128 + signal.SIGSEGV) << 8)
+    assert not is_by_session(signal.SIGKILL)
+    assert not is_by_session(1 << 8)
     assert describe_exit(signal.SIGKILL) == "killed by SIGKILL"
     assert describe_exit((128 + signal.SIGSEGV) << 8) == "a session was killed by SIGSEGV"

@@ -100,6 +100,16 @@ def slow(x: T.Buffer((1024,), "float32"), y: T.Buffer((1024,), "float32")):
             y[v] = x[v] * T.float32(2)
 
 
+@T.prim_func(s_tir=True)
+def drowsy(x: T.Buffer((1024,), "float32"), y: T.Buffer((1024,), "float32")):
+    """Right, after two seconds."""
+    T.evaluate(T.call_extern("int32", "sleep", 2))
+    for i in range(1024):
+        with T.sblock("y"):
+            v = T.axis.spatial(1024, i)
+            y[v] = x[v] * T.float32(2)
+
+
 def text(function: Any) -> str:
     """A PrimFunc as trials carry it."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})

@@ -132,10 +132,10 @@ def test_a_workload_without_a_reference_fails_its_trials(measurer):
     assert found["good 0"].valid
 
 
-def busy(pool: LocalMeasurer, seconds: float) -> tuple[int, ...]:
+def busy(pool: LocalMeasurer, seconds: float, count: int = 2) -> tuple[int, ...]:
     """Processes of the pool, once it has worked for a while."""
     deadline_s = time.monotonic() + COLLECT_S
-    while len(pool.pids) < 2 or not all(map(is_running, pool.pids)):
+    while len(pool.pids) < count or not all(map(is_running, pool.pids)):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     time.sleep(seconds)
@@ -153,6 +153,14 @@ def test_workers_that_are_killed_lose_nothing(measurer):
     found = collected(pool, 24)
     assert all(result.valid for result in found.values()), found
     assert len(seen | set(pool.pids)) > 2
+
+
+def test_a_reference_whose_worker_is_killed_is_computed_again(measurer):
+    pool = measurer(jobs=1)
+    pool.submit([trial_of(kernels.doubled, "a", workload_of(kernels.drowsy, "drowsy"))])
+    (pid,) = busy(pool, 1.0, count=1)
+    os.kill(pid, signal.SIGKILL)
+    assert collected(pool, 1)["a"].valid
 
 
 def test_an_idle_worker_that_was_killed_is_replaced(measurer):

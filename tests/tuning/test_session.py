@@ -26,6 +26,7 @@ from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.record_store import RecordStore
 from tvm_iovt.tuning.session import Budget, Session
 from tvm_iovt.tuning.small_space import SmallSpaceSearch
+from tvm_iovt.tuning.traces import trial_key
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,12 +165,23 @@ def test_a_session_ends_when_nothing_is_left_to_try(session, monkeypatch):
 
 
 def test_a_kernel_at_its_roof_is_left_alone(session):
-    made = session(FakeMeasurer(), trials=60, bounds=[1.0, 0.0])
+    tasks = [task_of(conv_function(), "conv", 2), task_of(dense_function(), "dense")]
+    template_s = invented_s(trial_key(tasks[0].workload.key, None))
+    made = session(FakeMeasurer(), trials=60, tasks=tasks, bounds=[0.99 * template_s, 0.0])
     made.measure()
     conv, dense = made.states
-    assert "measured roofline" in conv.effort.ended
-    assert conv.effort.trials == 1  # its template
-    assert dense.effort.trials > 1
+    reasons = [event.reason for event in made.events if isinstance(event, TaskEnded)]
+    assert "it reaches 99% of the measured roofline" in reasons
+    assert conv.effort.trials < dense.effort.trials
+
+
+def test_a_roof_that_is_too_low_is_raised(session):
+    """Both kernels are faster than the roof: it was measured while the machine was busy."""
+    made = session(FakeMeasurer(), trials=40, bounds=[1.0, 1.0])
+    made.measure()
+    for state in made.states:
+        assert state.effort.bound_s <= state.effort.best_s
+        assert state.effort.trials > 1
 
 
 def test_failures_are_recorded_with_their_reason_and_end_a_kernel(session):

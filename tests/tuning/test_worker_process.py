@@ -70,7 +70,7 @@ class Service:
     def surroundings(self):
         return {
             "torch": sys.modules.get("torch", "absent"),
-            "stdin": os.read(0, 10),
+            "stdin": os.readlink("/proc/self/fd/0"),
             "session": os.getsid(0),
             "variable": os.environ.get("COLOUR"),
             "core": __import__("resource").getrlimit(__import__("resource").RLIMIT_CORE)[0],
@@ -203,11 +203,18 @@ def test_nonsense_from_a_worker_ends_it(service):
 
 
 def test_a_worker_has_no_torch_no_terminal_and_a_session_of_its_own(service):
-    found = service(environment={"COLOUR": "green"}, growth_bytes=1 << 30).call(
-        "surroundings", timeout_s=10
-    )
+    terminal, _ = ours = os.pipe()
+    before = os.dup(0)
+    os.dup2(terminal, 0)
+    try:
+        worker = service(environment={"COLOUR": "green"}, growth_bytes=1 << 30)
+    finally:
+        os.dup2(before, 0)
+        for descriptor in (before, *ours):
+            os.close(descriptor)
+    found = worker.call("surroundings", timeout_s=10)
     assert found["torch"] is None
-    assert found["stdin"] == b""
+    assert found["stdin"] == "/dev/null"
     assert found["session"] != os.getsid(0)
     assert found["variable"] == "green"
     assert found["core"] == 0

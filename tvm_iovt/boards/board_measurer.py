@@ -115,6 +115,11 @@ class BoardMeasurer:
         with self._changed:
             return self._builder.jobs + (1 + _AHEAD) * len(self._lanes)
 
+    @property
+    def folder(self) -> str:
+        """Where built kernels wait for their board; empty when all are measured."""
+        return self._folder.name
+
     def submit(self, trials: Sequence[Trial]) -> None:
         """Take trials; returns at once."""
         with self._changed:

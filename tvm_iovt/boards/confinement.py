@@ -20,6 +20,9 @@ _SHARE = 0.9
 OPEN, PEER_CLOSED = "01", "08"
 """States of TCP connections (net/tcp_states.h)."""
 
+SESSION_FAILED = 3
+"""Exit code of a server that ends because a session ended with an error."""
+
 SESSION_SIGNALLED = 128
 """Exit code of a server that ends because a signal killed a session: this plus its number."""
 
@@ -97,7 +100,13 @@ def describe_exit(status: int) -> str:
         return f"killed by {_signal_name(-code)}"
     if code > SESSION_SIGNALLED:
         return f"a session was killed by {_signal_name(code - SESSION_SIGNALLED)}"
-    return f"exit code {code}"
+    return "a session failed" if code == SESSION_FAILED else f"exit code {code}"
+
+
+def is_by_session(status: int) -> bool:
+    """Whether a wait status says that it was a session that ended the server."""
+    code = os.waitstatus_to_exitcode(status)
+    return code == SESSION_FAILED or code > SESSION_SIGNALLED
 
 
 def _signal_name(number: int) -> str:

@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from tvm_iovt.boards.address import Address
-from tvm_iovt.boards.confinement import SESSION_SIGNALLED, die_with_parent, limit_memory
+from tvm_iovt.boards.confinement import (
+    SESSION_FAILED,
+    SESSION_SIGNALLED,
+    die_with_parent,
+    limit_memory,
+)
 
 RUNTIME_ONLY = "TVM_USE_RUNTIME_LIB"
 """TVM's variable that keeps its compiler (240 MB) out of the process."""
@@ -122,7 +127,7 @@ class _Ending:
 
     Attributes:
         exit_code: `confinement.SESSION_SIGNALLED` and the number of the signal that killed a
-            session; 1 if something else ended the server.
+            session, `SESSION_FAILED` if one ended otherwise; 1 if something else ended the server.
     """
 
     exit_code = 1
@@ -131,6 +136,7 @@ class _Ending:
         """A `threading.excepthook`."""
         text = str(arguments.exc_value)
         print(f"the server ends: {text}", file=sys.stderr, flush=True)
-        found = re.search(r"exited unsuccessfully with error code -(\d+)", text)
+        found = re.search(r"exited unsuccessfully with error code (-?\d+)", text)
         if found:
-            self.exit_code = SESSION_SIGNALLED + int(found[1])
+            code = int(found[1])
+            self.exit_code = SESSION_SIGNALLED - code if code < 0 else SESSION_FAILED

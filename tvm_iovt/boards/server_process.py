@@ -54,6 +54,7 @@ class ServerProcess:
         self._started_s = 0.0
         self._starts = 0
         self._looked_s = 0.0
+        self._killed = False
         self._waits_for = ""
         self._waits_since_s = 0.0
 
@@ -74,6 +75,7 @@ class ServerProcess:
         self.restarts = self._starts
         self._starts += 1
         self._started_s = time.monotonic()
+        self._killed = False
         self.pid = fork(lambda: serve(theirs), [*close, self.ready_fd])
         os.close(theirs)
 
@@ -97,7 +99,8 @@ class ServerProcess:
             return ""
         confinement.kill_group(self.pid)  # its sessions
         steady = time.monotonic() - self._started_s > STEADY_S
-        self.pause_s = _FIRST_PAUSE_S if steady else min(2 * self.pause_s, MAX_PAUSE_S)
+        healthy = steady or self._killed or confinement.is_by_session(status)
+        self.pause_s = _FIRST_PAUSE_S if healthy else min(2 * self.pause_s, MAX_PAUSE_S)
         self.start_at_s = time.monotonic() + self.pause_s
         self.last_exit = confinement.describe_exit(status)
         self._forget()
@@ -135,6 +138,7 @@ class ServerProcess:
     def kill(self) -> None:
         """Kill it and its sessions; `reap` tells when that is done."""
         if self.pid:
+            self._killed = True
             confinement.kill_group(self.pid)
 
     def stop(self) -> None:

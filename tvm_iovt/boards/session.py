@@ -171,7 +171,7 @@ class BoardSession:
             do = "ask for less in one session, or for more time"
         elif isinstance(error, WorkerLost):
             timed_out = "did not answer" in error.what
-            seen = f"no answer within {timeout_s:g} s" if not error.signal else seen
+            seen = f"no answer within {timeout_s:g} s" if timed_out else f"its process here {seen}"
             do = "give it more time with --timeout, or look whether the board hangs"
         else:
             server_end = self._server_end()

@@ -202,7 +202,7 @@ class Supervisor:
         if ended:
             pause = server.pause_s
             self._say(f"the server ended ({ended}); starting it again in {pause:.2g} s")
-        if server.pid and self._link is None and not server.sessions():
+        if server.pid and self._link is None and server.sessions() == 0:
             # It would try in a busy loop, or every 5 s and then give up.
             if now_s - self._link_lost_s > _GIVE_UP_SERVER_S:
                 server.stop()

@@ -29,7 +29,7 @@ class Effort:
         valid: With a time.
         failures: In a row.
         best_s: Fastest, None before there is one.
-        ended: Why nothing more is to be tried; empty while something is.
+        given_up: Why nothing more can be tried; empty while something can.
     """
 
     weight: int
@@ -38,7 +38,7 @@ class Effort:
     valid: int = 0
     failures: int = 0
     best_s: float | None = None
-    ended: str = ""
+    given_up: str = ""
     _bests_s: list[float] = field(default_factory=list)
 
     def tell(self, seconds: float | None) -> None:
@@ -46,17 +46,23 @@ class Effort:
         self.trials += 1
         if seconds is None:
             self.failures += 1
-            if self.failures >= MAX_FAILURES and not self.ended:
-                self.ended = f"{self.failures} schedules in a row failed"
+            if self.failures >= MAX_FAILURES and not self.given_up:
+                self.given_up = f"{self.failures} schedules in a row failed"
         else:
             self.failures = 0
             self.valid += 1
             self.best_s = seconds if self.best_s is None else min(self.best_s, seconds)
-            if self.best_s * NEAR_BOUND <= self.bound_s and not self.ended:
-                share = self.bound_s / self.best_s
-                self.ended = f"it reaches {share:.0%} of the measured roofline"
         if self.best_s is not None:
             self._bests_s.append(self.best_s)
+
+    @property
+    def ended(self) -> str:
+        """Why nothing more is to be tried; empty while something is."""
+        if self.given_up:
+            return self.given_up
+        if self.best_s is not None and self.best_s * NEAR_BOUND <= self.bound_s:
+            return f"it reaches {self.bound_s / self.best_s:.0%} of the measured roofline"
+        return ""
 
     @property
     def promise_s(self) -> float:

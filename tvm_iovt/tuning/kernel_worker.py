@@ -102,7 +102,6 @@ class KernelWorker:
             )
             if error:
                 failed = CHECK
-                self._prepared = None  # it may have written where it should not
             else:
                 call = prepared.buffers.call_of(function)
                 run_s = time_blocks(
@@ -114,7 +113,7 @@ class KernelWorker:
                 )
         except Exception as caught:  # TVM raises plain and unrelated classes
             failed, error = RUN, one_line(caught)
-            self._prepared = None
+            self._prepared = None  # it may have changed the inputs
         del library
         return Measured(
             run_s=run_s,
