@@ -354,7 +354,7 @@ class _Run:
             trials_valid=session.valid,
             complete=spent or session.proposed_all,
             template_network_s=comparison.before_s if comparison else None,
-            tuned_network_s=comparison.after_s if comparison else None,
+            tuned_network_s=comparison.before_s * comparison.ratio if comparison else None,
             noise=comparison.noise if comparison else None,
             elapsed_s=session.elapsed_s,
             share_search=session.search_s / elapsed_s,

@@ -11,9 +11,6 @@ from tvm_iovt.errors import UsageError
 TRACKER_PORT = 9190
 """Port of a tracker when none is given; TVM's own default."""
 
-BOARD_PORT = 9091
-"""Port of a board's RPC server when none is given; its heartbeat is on the next one."""
-
 LOOPBACK = "127.0.0.1"
 
 _MAX_PORT = 65535

@@ -144,8 +144,9 @@ class TaskOutcome:
         valid: With a time.
         template_s: Of the template's schedule alone; None if that failed.
         best_s: Of the best schedule alone.
-        template_network_s: Of the template's schedule inside the network; None if not measured.
-        chosen_network_s: Of the chosen schedule inside the network; None if not measured.
+        template_network_s: Of the template's schedule in one run of the network, all calls; None
+            if not measured.
+        chosen_network_s: Of the chosen schedule, likewise.
         chosen: `template` or `search`.
         reason: Why.
     """
@@ -176,12 +177,13 @@ class TuneOutcome:
         trials_valid: Trials with a time.
         complete: Whether the budget was spent; an interrupted run can be resumed.
         template_network_s: Median seconds of a run of the network before; None if not measured.
-        tuned_network_s: With the chosen schedules, in the same interleaved measurement.
-        noise: Half-width of the noise band of their ratio.
+        tuned_network_s: The same times the median ratio of neighbouring runs, with the best
+            schedules and without: the chosen ones, or those that were rejected.
+        noise: Half-width of the noise band of that ratio.
         elapsed_s: Wall time of this (resumed) run.
-        share_search: Of that time, waiting for candidates.
-        share_build: Of that time, building and nothing else.
-        share_measure: Of that time, measuring.
+        share_search: Of that time, proposing schedules and learning.
+        share_build: Of that time, building, averaged over the workers.
+        share_measure: Of that time, checking and timing; the three may overlap.
         errors: The first messages of builders and runners.
 
     Raises:
