@@ -197,12 +197,12 @@ def test_a_board_that_dies_during_an_upload(own_lab: Any, network: Path, tmp_pat
     large = tmp_path / "large.iovt"
     shutil.copytree(network, large)
     for library in large.glob("*.so"):
-        os.truncate(library, 1 << 30)
+        os.truncate(library, 512 << 20)
     own_lab.start_tracker()
     own_lab.start_board("fragile", "--memory-limit", "4G")
     server = own_lab.status("fragile").server_pid
     with connect(own_lab.request("fragile")) as session:
-        threading.Timer(0.3, os.kill, (server, signal.SIGKILL)).start()
+        threading.Timer(0.2, os.kill, (server, signal.SIGKILL)).start()
         began_s = time.monotonic()
         with pytest.raises(DeviceError, match="uploading failed") as caught:
             load(session, large)
