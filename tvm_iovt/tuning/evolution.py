@@ -20,7 +20,7 @@ _BARREN = 4
 class EvolutionSearch:
     """A search by mutation of the fastest schedules.
 
-    Populations are an eighth of MetaSchedule's: with its own, a generation takes longer than
+    Populations are a twelfth of MetaSchedule's: with its own, a generation takes longer than
     measuring what comes of it.
 
     Args:
@@ -105,7 +105,7 @@ class EvolutionSearch:
             return self._context.search_strategy
         self._batch = count
         strategy = meta_schedule.search_strategy.EvolutionarySearch(
-            population_size=64,
+            population_size=40,
             init_measured_ratio=0.25,
             init_min_unmeasured=16,
             max_fail_count=4,

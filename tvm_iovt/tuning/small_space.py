@@ -22,7 +22,7 @@ from tvm_iovt.tuning.traces import trace_json, trial_key
 MAX_POINTS = 4096
 """Larger spaces are searched by evolution."""
 
-_SCORED = 64
+_SCORED = 32
 """Points to predict for one proposal of several."""
 
 _PARENTS = 4
