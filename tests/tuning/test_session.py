@@ -24,7 +24,8 @@ from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.events import TaskEnded, TaskSummary, TrialDone
 from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.record_store import RecordStore
-from tvm_iovt.tuning.session import Budget, Session
+from tvm_iovt.tuning.session import Session
+from tvm_iovt.tuning.session_progress import Budget
 from tvm_iovt.tuning.small_space import SmallSpaceSearch
 from tvm_iovt.tuning.traces import trial_key
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm_iovt import _tvm
 from tvm_iovt._version import __version__
-from tvm_iovt.errors import IovtError
 from tvm_iovt.tuning.allocation import Effort, most_promising
 from tvm_iovt.tuning.cost_model import CostModel
-from tvm_iovt.tuning.events import Listener, Note, TaskEnded, TaskSummary, TrialDone
-from tvm_iovt.tuning.proposal import Measured, Proposal, Search
+from tvm_iovt.tuning.events import Listener, TaskEnded, TaskSummary, TrialDone
+from tvm_iovt.tuning.known_trials import history_of, teach
+from tvm_iovt.tuning.proposal import Proposal, Search
 from tvm_iovt.tuning.record_files import TRIALS
 from tvm_iovt.tuning.record_store import RecordStore
 from tvm_iovt.tuning.schedule_records import (
@@ -26,9 +25,9 @@ from tvm_iovt.tuning.schedule_records import (
     TrialRecord,
     WorkloadRecord,
 )
+from tvm_iovt.tuning.session_progress import Budget, Clock, network_s
 from tvm_iovt.tuning.task_search import task_search, template_proposal
 from tvm_iovt.tuning.tasks import Task
-from tvm_iovt.tuning.traces import replayed
 from tvm_iovt.tuning.trial import BUILD, RUN, Measurer, TrialResult
 from tvm_iovt.tuning.workload_modules import compress_module
 from tvm_iovt.types import TargetSpec
@@ -38,25 +37,7 @@ BATCH = 8
 
 _POLL_S = 0.2
 
-_RATE_WINDOW_S = 30.0
-
-_TRANSFERRED = 384
-"""Recorded schedules that the cost model begins with, at most."""
-
 _MAX_ERRORS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """When to stop; what is None does not limit.
-
-    Attributes:
-        trials: In all, those of earlier parts of the run included.
-        time_s: Likewise.
-    """
-
-    trials: int | None
-    time_s: float | None
 
 
 @dataclass(slots=True)
@@ -133,14 +114,12 @@ class Session:
         self._measurer = measurer
         self._model = model
         self._budget = budget
-        self._spent_s = spent_s
         self._overlap = overlap
         self._listen = listen
         self._seed = seed
         self._checkpoint = checkpoint
-        self._began_s = time.monotonic()
+        self._clock = Clock(budget, spent_s)
         self._asked: dict[str, tuple[TaskState, Proposal]] = {}
-        self._finished_s: deque[float] = deque()
         self._learnt: dict[str, tuple[TaskState, list[Any], list[float | None]]] = {}
         self.errors: list[str] = []
         self.search_s = 0.0
@@ -153,7 +132,7 @@ class Session:
     @property
     def elapsed_s(self) -> float:
         """Seconds of this part of the run."""
-        return time.monotonic() - self._began_s
+        return self._clock.elapsed_s
 
     @property
     def proposed_all(self) -> bool:
@@ -167,7 +146,9 @@ class Session:
             TuningError: The records cannot be written.
             DeviceError: There is nobody left to measure.
         """
-        self._transfer()
+        began_s = time.monotonic()
+        teach(self._model, self._store, [state.task for state in self.states])
+        self.search_s += time.monotonic() - began_s
         for state in self.states:
             if state.template is not None and state.template_s is None and not self._is_spent():
                 self._submit(state, [state.template])
@@ -196,42 +177,8 @@ class Session:
             effort.tell(trial.median_s if trial.valid else None)
         return state
 
-    def _transfer(self) -> None:
-        """Begin with what was recorded for this device, of these workloads and of others."""
-        began_s = time.monotonic()
-        left = _TRANSFERRED
-        for state in self.states:
-            known = [t for t in self._store.trials(state.task.workload.key) if t.trace is not None]
-            self._model_learns(state.task.workload.key, state.task.module, known[:left])
-            left -= min(len(known), left)
-        own = {state.task.workload.key for state in self.states}
-        for record in self._store.workloads():
-            if left <= 0:
-                break
-            known = [t for t in self._store.trials(record.key) if t.trace is not None]
-            if record.key in own or not known:
-                continue
-            module = _module(record)
-            if module is not None:
-                self._model_learns(record.key, module, known[:left])
-                left -= min(len(known), left)
-        self.search_s += time.monotonic() - began_s
-
-    def _model_learns(self, key: str, module: Any, trials: Sequence[TrialRecord]) -> None:
-        schedules, seconds = [], []
-        for trial in trials:
-            try:
-                schedules.append(replayed(module, trial.trace))
-            except IovtError:  # of another version of the schedules
-                continue
-            seconds.append(trial.median_s)
-        self._model.learn(key, module, schedules, seconds)
-
     def _is_spent(self) -> bool:
-        budget = self._budget
-        if budget.trials is not None and self.done + len(self._asked) >= budget.trials:
-            return True
-        return budget.time_s is not None and self._spent_s + self.elapsed_s >= budget.time_s
+        return self._clock.is_spent(self.done + len(self._asked))
 
     def _room(self) -> int:
         """How many more trials the budget allows."""
@@ -265,24 +212,10 @@ class Session:
                 self._spec,
                 self._target,
                 self._model,
-                self._history(state),
+                history_of(self._store, state.task),
                 self._seed,
             )
-        assert state.search is not None
         return state.search.propose(count)
-
-    def _history(self, state: TaskState) -> Mapping[str, Measured]:
-        history = {}
-        for trial in self._store.trials(state.task.workload.key):
-            schedule = None
-            if trial.trace is not None:
-                try:
-                    schedule = replayed(state.task.module, trial.trace)
-                except IovtError:  # of another version of the schedules
-                    continue
-            seconds = trial.median_s if trial.valid else None
-            history[trial.key] = Measured(schedule=schedule, seconds=seconds)
-        return history
 
     def _submit(self, state: TaskState, proposals: Sequence[Proposal]) -> None:
         workload = state.task.workload
@@ -375,12 +308,7 @@ class Session:
         self._learnt.clear()
 
     def _tell(self, state: TaskState, record: TrialRecord, seconds: float | None) -> None:
-        now_s = time.monotonic()
-        self._finished_s.append(now_s)
-        while now_s - self._finished_s[0] > _RATE_WINDOW_S:
-            self._finished_s.popleft()
-        window_s = min(max(self.elapsed_s, 1e-3), _RATE_WINDOW_S)
-        rate = len(self._finished_s) / window_s
+        self._clock.count()
         self._listen(
             TrialDone(
                 elapsed_s=self.elapsed_s,
@@ -394,45 +322,16 @@ class Session:
                 runner=record.runner,
                 best_s=state.effort.best_s,
                 template_s=state.template_s,
-                network_s=_sum([(s.effort.weight, s.effort.best_s) for s in self.states]),
-                template_network_s=_sum([(s.effort.weight, s.template_s) for s in self.states]),
-                trials_per_s=rate,
-                eta_s=self._eta_s(rate),
+                network_s=network_s([(s.effort.weight, s.effort.best_s) for s in self.states]),
+                template_network_s=network_s(
+                    [(s.effort.weight, s.template_s) for s in self.states]
+                ),
+                trials_per_s=self._clock.trials_per_s,
+                eta_s=self._clock.left_s(self.done),
             )
         )
-
-    def _eta_s(self, rate: float) -> float:
-        left = []
-        if self._budget.trials is not None:
-            left.append((self._budget.trials - self.done) / rate)
-        if self._budget.time_s is not None:
-            left.append(max(self._budget.time_s - self._spent_s - self.elapsed_s, 0.0))
-        return min(left) if left else 0.0
-
-    def note(self, text: str) -> None:
-        """Tell the user something."""
-        self._listen(Note(text=text))
 
 
 def now() -> str:
     """The date of a record."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _sum(weighted: Sequence[tuple[int, float | None]]) -> float | None:
-    total_s = 0.0
-    for weight, seconds in weighted:
-        if seconds is None:
-            return None
-        total_s += weight * seconds
-    return total_s
-
-
-def _module(record: WorkloadRecord) -> Any | None:
-    """The unscheduled module of a recorded workload; None if it cannot be read."""
-    from tvm_iovt.tuning.workload_modules import decompress_module
-
-    try:
-        return _tvm.tvm.ir.load_json(decompress_module(record))
-    except Exception:  # damaged, or of another TVM
-        return None

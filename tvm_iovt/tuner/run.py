@@ -1,17 +1,18 @@
-"""`tune_model`: from a model file to recorded schedules; the command line prints the events."""
+"""A tuning run: model, records and measurer come together, and an outcome comes of it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_iovt import precision, targets
+from tvm_iovt import precision
 from tvm_iovt.compiler import CompileOptions, kernel_selector, run_graph_passes
-from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.errors import IovtError
+from tvm_iovt.tuner.measurers import board_request, linker_of, measurer_of
+from tvm_iovt.tuner.options import TuneOptions, check_is_reachable, check_options
 from tvm_iovt.tuning.events import (
     Listener,
     Note,
@@ -23,10 +24,7 @@ from tvm_iovt.tuning.events import (
 from tvm_iovt.types import TargetSpec
 
 if TYPE_CHECKING:
-    from tvm_iovt.boards.session import BoardRequest
-    from tvm_iovt.build.link import Linker
     from tvm_iovt.frontend.network import Arrays, Network
-    from tvm_iovt.tuning.build_pool import Builder
     from tvm_iovt.tuning.ceilings import MeasuredCeilings
     from tvm_iovt.tuning.network_choice import Contest, NetworkChoice
     from tvm_iovt.tuning.record_store import RecordStore
@@ -35,55 +33,6 @@ if TYPE_CHECKING:
     from tvm_iovt.tuning.session import Session
     from tvm_iovt.tuning.tasks import Task, Tasks
     from tvm_iovt.tuning.trial import Measurer
-
-
-_NETWORK_TIMEOUT_S = 120.0
-"""For uploading, running or timing a network on a board."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TuneOptions:
-    """What `tune` can be told.
-
-    Attributes:
-        target: Name of one target, see `targets.load`.
-        input_shapes: As `compile` is told; the kernels depend on it.
-        trials: Stop after so many, those of earlier, interrupted runs included.
-        time_s: Stop after so many seconds, likewise. One of the two is needed.
-        jobs: Builds at a time; 0: one for each core.
-        tracker: Address of the tracker of the boards to measure on; empty: this machine.
-        key: Of the boards.
-        dask: Address of a dask scheduler to build on too.
-        fuse: As `compile` is told.
-        precision: As `compile` is told.
-        winograd: As `compile` is told.
-        logs: Folder of the records; default: the user's.
-        restart: Count the budget from zero where an earlier run could go on.
-        cost_model: `xgb` or `random`.
-        cross_compiler: Linker command for targets of another CPU architecture.
-        plan: Partition plan whose stages to tune.
-        build_timeout_s: For one schedule.
-        run_timeout_s: For checking and timing one schedule.
-    """
-
-    target: str = "host"
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    trials: int | None = None
-    time_s: float | None = None
-    jobs: int = 0
-    tracker: str = ""
-    key: str = ""
-    dask: str = ""
-    fuse: str = "auto"
-    precision: str = "fp32"
-    winograd: bool = True
-    logs: Path | None = None
-    restart: bool = False
-    cost_model: str = "xgb"
-    cross_compiler: str = ""
-    plan: Path | None = None
-    build_timeout_s: float = 30.0
-    run_timeout_s: float = 30.0
 
 
 def tune_model(
@@ -102,13 +51,13 @@ def tune_model(
     Raises:
         IovtError: One of its subclasses, each with its exit code.
     """
-    spec = _check(options)
+    spec = check_options(options)
     from tvm_iovt.runtime import threads
     from tvm_iovt.tuning.intrinsics import import_intrinsics
 
     threads.set_defaults()  # measurements use the pool as the bundle will
     import_intrinsics(gpu=spec.gpu is not None)
-    _check_is_reachable(spec, options)
+    check_is_reachable(spec, options)
 
     from tvm_iovt.frontend.load import load_network
     from tvm_iovt.tuning.device_kind import device_kind
@@ -171,12 +120,13 @@ class _Run:
 
     def _tune(self) -> TuneOutcome:
         from tvm_iovt.tuning.cost_model import CostModel
-        from tvm_iovt.tuning.session import Budget, Session
+        from tvm_iovt.tuning.session import Session
+        from tvm_iovt.tuning.session_progress import Budget
         from tvm_iovt.tuning.tasks import extract_tasks
 
         fused = self._fused()
         tasks = extract_tasks(fused)
-        measurer, runners, overlap = _measurer(self._spec, self._options)
+        measurer, runners, overlap = measurer_of(self._spec, self._options)
         try:
             ceilings = self._ceilings(measurer)
             summaries = _summaries(tasks, ceilings)
@@ -303,9 +253,9 @@ class _Run:
         from tvm_iovt.boards.network_contest import board_contest
 
         return board_contest(
-            _board_request(self._options),
+            board_request(self._options),
             self._spec,
-            _linker(self._spec, self._options),
+            linker_of(self._spec, self._options),
             inputs,
             [tensor.name for tensor in self._network.outputs],
             self._note,
@@ -367,55 +317,6 @@ class _Run:
         self._listen(Note(text=text))
 
 
-def _check(options: TuneOptions) -> TargetSpec:
-    """What can be refused before anything heavy is imported."""
-    if options.trials is None and options.time_s is None:
-        raise UsageError("Tuning needs a budget", do="give --trials 500, or --time 10m")
-    if bool(options.tracker) != bool(options.key):
-        raise UsageError(
-            "--tracker and --key belong together",
-            do="give the tracker's address with --tracker and the key of the boards with --key",
-        )
-    if options.dask and not options.tracker:
-        raise UsageError(
-            "--dask builds kernels for boards",
-            seen="no --tracker: kernels for this machine are built where they are measured",
-            do="leave --dask out, or measure on boards with --tracker HOST:PORT --key KEY",
-        )
-    if options.plan is not None:
-        raise UsageError(
-            "Partition plans cannot be tuned by this version",
-            seen=str(options.plan),
-            do="tune the whole network for each target: its kernels are those of the stages",
-        )
-    spec = targets.load(options.target)
-    precision.check_targets(options.precision, (spec,))
-    from tvm_iovt.tuning.cost_model import check_cost_model
-
-    check_cost_model(options.cost_model)
-    return spec
-
-
-def _check_is_reachable(spec: TargetSpec, options: TuneOptions) -> None:
-    from tvm_iovt.tuning.kernel_choice import why_not_here
-
-    if options.tracker:
-        if spec.gpu is not None:
-            raise UsageError(
-                f"Kernels of {spec.name} cannot be measured on boards by this version",
-                seen="--tracker",
-                do="run `tvm-iovt tune` on a machine with that GPU",
-            )
-        return
-    reason = why_not_here(spec)
-    if reason:
-        raise UsageError(
-            f"{spec.name} cannot be measured on this machine",
-            seen=f"{spec.name} {reason}",
-            do="measure on boards with --tracker HOST:PORT --key KEY, or tune for --target host",
-        )
-
-
 def _request(
     model: Path,
     network: Network,
@@ -447,77 +348,6 @@ def _request(
         number += 1
         request = dataclasses.replace(request, options={**settings, "restart": number})
     return request
-
-
-def _measurer(spec: TargetSpec, options: TuneOptions) -> tuple[Measurer, tuple[str, ...], bool]:
-    """Who measures, their names, and whether schedules may be searched meanwhile."""
-    from tvm_iovt import host_cpu
-    from tvm_iovt.tuning.device_kind import device_kind
-    from tvm_iovt.tuning.pool import RUNNER, LocalMeasurer
-
-    cores = host_cpu.usable_cores()
-    threads = device_kind(spec).threads or 1
-    if options.tracker:
-        from tvm_iovt.boards.address import parse_address
-        from tvm_iovt.boards.board_measurer import BoardMeasurer
-
-        address = parse_address(options.tracker, what="tracker")
-        builder = _builder(spec, options)
-        try:
-            boards = BoardMeasurer(
-                address,
-                options.key,
-                builder,
-                cpu=spec.cpu,
-                threads=threads,
-                run_timeout_s=options.run_timeout_s,
-            )
-        except BaseException:
-            builder.close()
-            raise
-        return boards, (f"boards of key {options.key}",), True
-    local = LocalMeasurer(
-        spec,
-        jobs=options.jobs or cores,
-        threads=threads,
-        build_timeout_s=options.build_timeout_s,
-        run_timeout_s=options.run_timeout_s,
-    )
-    return local, (RUNNER,), threads < cores
-
-
-def _builder(spec: TargetSpec, options: TuneOptions) -> Builder:
-    """Who builds kernels for boards."""
-    from tvm_iovt import host_cpu
-    from tvm_iovt.tuning.build_pool import BuildPool
-
-    if options.dask:
-        from tvm_iovt.tuning.dask_builds import DaskBuilder
-
-        return DaskBuilder(spec, options.dask, cross_compiler=options.cross_compiler)
-    return BuildPool(
-        spec,
-        jobs=options.jobs or host_cpu.usable_cores(),
-        cross_compiler=options.cross_compiler,
-        build_timeout_s=options.build_timeout_s,
-    )
-
-
-def _linker(spec: TargetSpec, options: TuneOptions) -> Linker:
-    from tvm_iovt.build.link import find_linker
-
-    return find_linker(spec.cpu, prefer=options.cross_compiler or spec.cross_compiler)
-
-
-def _board_request(options: TuneOptions) -> BoardRequest:
-    from tvm_iovt.boards.address import parse_address
-    from tvm_iovt.boards.session import BoardRequest
-
-    return BoardRequest(
-        tracker=parse_address(options.tracker, what="tracker"),
-        key=options.key,
-        timeout_s=_NETWORK_TIMEOUT_S,
-    )
 
 
 def _summaries(tasks: Tasks, ceilings: MeasuredCeilings) -> tuple[TaskSummary, ...]:
