@@ -15,6 +15,7 @@ def test_this_machine_can_build_for_itself() -> None:
     assert findings["TVM JSON writer"].ok
     assert findings["target host"].ok
     assert not findings["target vulkan"].ok
+    assert "threads" in findings["tuning records"].detail
     assert all(finding.cure for finding in findings.values() if not finding.ok)
 
 

@@ -65,6 +65,8 @@ def _findings() -> Iterator[Finding]:
         ("torch", "torch.export programs, zoo exports"),
     ):
         yield _package(package, use, required=package == "onnxruntime")
+    yield _cost_model()
+    yield _records()
 
 
 def _attempt(name: str, probe: Callable[[], str], *, required: bool = False) -> Finding:
@@ -111,6 +113,33 @@ def _emulator(arch: str) -> Finding:
         ok=found is not None,
         detail=found or f"{name} is not installed",
         cure="" if found else "apt-get install qemu-user-static (for verify and compile --emulate)",
+    )
+
+
+def _cost_model() -> Finding:
+    from tvm_iovt.tuning.cost_model import XGBOOST, check_cost_model
+
+    def probe() -> str:
+        check_cost_model(XGBOOST)
+        return "xgboost predicts which schedules are worth measuring"
+
+    return _attempt("cost model of tune", probe)
+
+
+def _records() -> Finding:
+    """What compile and tune would find for this machine."""
+    from tvm_iovt.runtime import threads
+    from tvm_iovt.tuning.device_kind import device_kind
+    from tvm_iovt.tuning.record_files import describe_device
+    from tvm_iovt.tuning.record_store import find_choices
+
+    threads.set_defaults()  # records are of a number of threads
+    device = device_kind(targets.load("host"))
+    found = find_choices(device)
+    tuned = sum(choice.trace is not None for choice in found.choices.values())
+    detail = f"{len(found.choices)} kernels, {tuned} with a tuned schedule"
+    return Finding(
+        name="tuning records", ok=True, detail=f"{detail}, for {describe_device(device)}"
     )
 
 

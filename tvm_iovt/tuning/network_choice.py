@@ -73,7 +73,7 @@ def choose_kernels(
     candidates = [finalists(state, trials[state.task.workload.key]) for state in states]
     untuned = {
         state.task.workload.key: choice_of(
-            state, None, device, network=network, reason="no schedule was faster alone"
+            state, None, device, network=network, reason="no schedule was as fast alone"
         )
         for state in states
     }
@@ -101,9 +101,9 @@ def choose_kernels(
             state, [t for t, _ in right], [times[0], *(time for _, time in right)]
         )
         if found and best is None:
-            reason = "what was faster alone is not faster in the network"
+            reason = "what is as fast alone is not faster in the network"
         else:
-            reason = "fastest in the network" if best else "no schedule was faster alone"
+            reason = "fastest in the network" if best else "no schedule was as fast alone"
         if best is not None:
             chosen.append((state, best))
         choices[state.task.workload.key] = choice_of(
@@ -160,7 +160,7 @@ def choose_together(
         (state, found[0])
         for state in states
         for found in [finalists(state, trials[state.task.workload.key])]
-        if found
+        if found and (state.template_s is None or found[0].median_s < state.template_s)
     ]
     large = [
         (state, trial)
