@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tvm_iovt
 from tvm_iovt.compiler import CompileOptions, compile_model
 from tvm_iovt.errors import TuningError, UsageError
 from tvm_iovt.tuner import TuneOptions, tune_model
@@ -62,10 +63,9 @@ def test_the_same_command_again_adds_nothing(tuned):
     assert sorted(file.read_text() for file in logs.glob("*/trials.jsonl")) == before
 
 
-def test_restart_counts_from_zero(tuned, tmp_path):
+def test_restart_counts_from_zero(tuned):
     logs, _, outcome, _ = tuned
-    options = TuneOptions(trials=3, logs=logs, cost_model="random", restart=True)
-    again = tune_model(DIGITS, options)
+    again = tvm_iovt.tune(DIGITS, trials=3, logs=logs, cost_model="random", restart=True)
     assert again.run != outcome.run
     assert again.trials_done <= 3
 

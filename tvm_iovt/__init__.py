@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from tvm_iovt.compiler import Compilation
     from tvm_iovt.onnx_fusion.fuse_file import FusedModel
     from tvm_iovt.runtime import Executor
+    from tvm_iovt.tuning.events import TuneOutcome
 
-__all__ = ["__version__", "compile", "fuse", "load"]
+__all__ = ["__version__", "compile", "fuse", "load", "tune"]
 
 
 def compile(  # the verb's name, as on the command line
@@ -80,3 +81,30 @@ def load(path: str | Path, *, target: str | None = None) -> Executor:
     from tvm_iovt import runtime
 
     return runtime.load(path, target=target)
+
+
+def tune(
+    model: str | Path,
+    *,
+    target: str = "host",
+    trials: int | None = None,
+    time_s: float | None = None,
+    **options: Any,
+) -> TuneOutcome:
+    """Search faster schedules and record them; what `tvm-iovt tune` calls.
+
+    Args:
+        model: ONNX file or torch.export program.
+        target: Name of one target.
+        trials: Stop after so many.
+        time_s: Stop after so many seconds. One of the two is needed.
+        **options: Further fields of `tvm_iovt.tuner.TuneOptions`.
+
+    Raises:
+        IovtError: See `tvm_iovt.errors`.
+    """
+    from tvm_iovt.tuner import TuneOptions, tune_model
+
+    return tune_model(
+        Path(model), TuneOptions(target=target, trials=trials, time_s=time_s, **options)
+    )
