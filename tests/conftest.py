@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import json
+import platform
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,3 +208,20 @@ def _tune_run(
 def tune_run() -> Callable[..., list[events.Event]]:
     """The events of a made-up tuning run."""
     return _tune_run
+
+
+@pytest.fixture(scope="session")
+def arm_root() -> dict[str, str]:
+    """Parts of the root that tests/arm_root.py makes: root, python, site, wheels."""
+    if not shutil.which("qemu-aarch64-static") and not shutil.which("qemu-aarch64"):
+        pytest.skip("needs qemu-user (apt-get install qemu-user-static)")
+    if platform.machine() == "aarch64":
+        pytest.skip("needs a machine that is not 64-bit ARM itself")
+    script = Path(__file__).resolve().parent / "arm_root.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--show"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"needs the arm64 root: {done.stderr.strip()}")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found

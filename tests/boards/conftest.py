@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -224,23 +223,6 @@ def arm_network(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> 
     out = tmp_path_factory.mktemp("arm") / "arm.iovt"
     tvm_iovt.compile(small_model, targets="arm", output=out)
     return out
-
-
-@pytest.fixture(scope="session")
-def arm_root() -> dict[str, str]:
-    """Parts of the root that tests/arm_root.py makes: root, python, site, wheels."""
-    if not shutil.which("qemu-aarch64-static") and not shutil.which("qemu-aarch64"):
-        pytest.skip("needs qemu-user (apt-get install qemu-user-static)")
-    if platform.machine() == "aarch64":
-        pytest.skip("needs a machine that is not 64-bit ARM itself")
-    script = Path(__file__).resolve().parents[1] / "arm_root.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--show"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"needs the arm64 root: {done.stderr.strip()}")
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -241,23 +239,6 @@ def both_bundle(tmp_path: Path, host_library: Path, arm_library: Path) -> Path:
     if len(libraries) == 1:
         pytest.skip("needs a machine that is not 64-bit ARM itself")
     return write_bundle(tmp_path / "both.iovt", libraries)
-
-
-@pytest.fixture(scope="session")
-def arm_root() -> dict[str, str]:
-    """Parts of the root that tests/arm_root.py makes: root, python, site, wheels."""
-    if not shutil.which("qemu-aarch64-static") and not shutil.which("qemu-aarch64"):
-        pytest.skip("needs qemu-user (apt-get install qemu-user-static)")
-    if platform.machine() == ARM:
-        pytest.skip("needs a machine that is not 64-bit ARM itself")
-    script = Path(__file__).resolve().parents[1] / "arm_root.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--show"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"needs the arm64 root: {done.stderr.strip()}")
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
 
 
 @dataclass(frozen=True)

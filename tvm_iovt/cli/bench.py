@@ -7,14 +7,13 @@ from pathlib import Path
 
 import click
 
-from tvm_iovt.cli.options import common_options, print_json
+from tvm_iovt.cli.options import board_options, common_options, print_json
 from tvm_iovt.errors import UsageError
 
 
 @click.command("bench")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--tracker", metavar="HOST:PORT", help="Measure on a board of this tracker.")
-@click.option("--key", help="The kind of board.")
+@board_options
 @click.option("--target", help="Deployment to measure; default: the one that suits the machine.")
 @click.option("--wait", "wait_s", default=10.0, show_default=True, help="Seconds for a free board.")
 @click.option(
@@ -27,8 +26,8 @@ from tvm_iovt.errors import UsageError
 @common_options
 def bench_command(
     bundles: tuple[Path, ...],
-    tracker: str | None,
-    key: str | None,
+    tracker: str,
+    key: str,
     target: str | None,
     wait_s: float,
     timeout_s: float,
@@ -53,18 +52,18 @@ def bench_command(
 
     options = BenchOptions(warmup=warmup, repeat=repeat, number=number, timeout_s=timeout_s)
     with steps() as progress:
-        if tracker is None:
-            if key is not None:
+        if not tracker:
+            if key:
                 raise UsageError("--key needs a tracker", do="give --tracker HOST:PORT as well")
             from tvm_iovt.boards.bench_here import bench_here
 
             bench = bench_here(bundles, options, target=target, threads=threads, progress=progress)
         else:
-            if key is None or threads is not None:
+            if not key or threads is not None:
                 raise UsageError(
-                    "A board is asked for by its key" if key is None else "--threads is for here",
+                    "A board is asked for by its key" if not key else "--threads is for here",
                     do="give --key with --tracker"
-                    if key is None
+                    if not key
                     else "set TVM_NUM_THREADS where `tvm-iovt board` is started",
                 )
             from tvm_iovt.boards.address import parse_address

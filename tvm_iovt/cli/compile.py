@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tvm_iovt.cli.options import common_options, input_shape_option, print_json
+from tvm_iovt.cli.options import (
+    board_options,
+    common_options,
+    cross_compiler_option,
+    input_shape_option,
+    kernel_options,
+    print_json,
+)
 from tvm_iovt.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -20,27 +27,7 @@ if TYPE_CHECKING:
 @click.option("--targets", default="host", show_default=True, help="Comma-separated: host,arm.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL.iovt here.")
 @input_shape_option
-@click.option(
-    "--fuse",
-    type=click.Choice(["always", "auto", "never"]),
-    default="auto",
-    show_default=True,
-    help="Fold branches, batch norms and sequences: all that is exact, what saves time, or none.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Of convolutions and matrix products. fp32: as the model says, so a quantized model "
-    "computes in integers; bf16: operands rounded, sums in float32; fp16: sums too; int8: integers "
-    "for a quantized model, an error for others.",
-)
-@click.option(
-    "--winograd/--no-winograd",
-    default=True,
-    help="Winograd's algorithm for convolutions, where it is faster and accurate enough (default).",
-)
+@kernel_options
 @click.option(
     "--measure",
     is_flag=True,
@@ -52,8 +39,7 @@ if TYPE_CHECKING:
     metavar="BUDGET",
     help="First search faster schedules for each target: a time (10m) or a number of trials (500).",
 )
-@click.option("--tracker", default="", metavar="HOST:PORT", help="--tune on boards behind it.")
-@click.option("--key", default="", help="Of the boards at the tracker.")
+@board_options
 @click.option(
     "--tuned/--no-tuned",
     default=True,
@@ -71,7 +57,7 @@ if TYPE_CHECKING:
     help="Image or .npz to verify with and to ship; default: seeded random numbers.",
 )
 @click.option("--preprocess", default="", help="Image preset to ship; see `tvm-iovt run --help`.")
-@click.option("--cross-compiler", default="", help="Linker command for foreign CPU targets.")
+@cross_compiler_option
 @common_options
 def compile_command(
     model: Path,

@@ -69,6 +69,50 @@ input_shape_option = click.option(
     help="Static shape of an input that the model leaves open; repeat for each input.",
 )
 
+cross_compiler_option = click.option(
+    "--cross-compiler", default="", help="Linker command for foreign CPU targets."
+)
+
+
+def board_options(function: F) -> F:
+    """`--tracker` and `--key`: where to measure, if not here."""
+    tracker = click.option(
+        "--tracker", default="", metavar="HOST:PORT", help="Measure on boards of this tracker."
+    )
+    key = click.option("--key", default="", help="The kind of board, as `board --key` names it.")
+    return tracker(key(function))
+
+
+def kernel_options(function: F) -> F:
+    """`--fuse`, `--precision`, `--winograd`: which kernels a network is made of."""
+    for option in (
+        click.option(
+            "--winograd/--no-winograd",
+            default=True,
+            help="Winograd's algorithm for convolutions, where it is faster and accurate enough "
+            "(default).",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
+            default="fp32",
+            show_default=True,
+            help="Of convolutions and matrix products. fp32: as the model says, so a quantized "
+            "model computes in integers; bf16: operands rounded, sums in float32; fp16: sums too; "
+            "int8: integers for a quantized model, an error for others.",
+        ),
+        click.option(
+            "--fuse",
+            type=click.Choice(["always", "auto", "never"]),
+            default="auto",
+            show_default=True,
+            help="Fold branches, batch norms and sequences: all that is exact, what saves time, "
+            "or none.",
+        ),
+    ):
+        function = option(function)
+    return function
+
 
 def common_options(function: F) -> F:
     """`--json`, `-v` and `--config`, in that order in the help."""

@@ -12,7 +12,13 @@ import click
 
 from tvm_iovt.cli.durations import parse_duration
 from tvm_iovt.cli.interrupts import interrupt_inside
-from tvm_iovt.cli.options import common_options, input_shape_option
+from tvm_iovt.cli.options import (
+    board_options,
+    common_options,
+    cross_compiler_option,
+    input_shape_option,
+    kernel_options,
+)
 from tvm_iovt.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
@@ -38,8 +44,7 @@ DEFAULT_TIME = "10m"
     help=f"Stop after 90s, 20m, 1h30m; default without --trials: "
     f"{DEFAULT_TIME}. With both, whichever ends first.",
 )
-@click.option("--tracker", default="", metavar="HOST:PORT", help="Measure on boards behind it.")
-@click.option("--key", default="", help="Of the boards at the tracker.")
+@board_options
 @click.option(
     "--jobs", type=click.IntRange(min=0), default=0, help="Builds at a time; default: all cores."
 )
@@ -56,21 +61,7 @@ DEFAULT_TIME = "10m"
     help="Write the HTML report here too, not only beside the records.",
 )
 @input_shape_option
-@click.option(
-    "--fuse",
-    type=click.Choice(["always", "auto", "never"]),
-    default="auto",
-    show_default=True,
-    help="As `compile` is told.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="As `compile` is told.",
-)
-@click.option("--winograd/--no-winograd", default=True, help="As `compile` is told.")
+@kernel_options
 @click.option("--plan", type=click.Path(path_type=Path), help="Tune the stages of this plan.")
 @click.option(
     "--cost-model",
@@ -79,7 +70,7 @@ DEFAULT_TIME = "10m"
     show_default=True,
     help="What chooses the schedules to try: learned from the measurements, or chance.",
 )
-@click.option("--cross-compiler", default="", help="Linker command for foreign CPU targets.")
+@cross_compiler_option
 @click.option(
     "--build-timeout",
     default="30s",
@@ -122,11 +113,6 @@ def tune_command(
     """
     from tvm_iovt.frontend.shapes import parse_input_shapes
 
-    if bool(tracker) != bool(key):
-        raise UsageError(
-            "--tracker and --key belong together",
-            do="give the tracker's address with --tracker and the key of the boards with --key",
-        )
     if time is None and trials is None:
         time = DEFAULT_TIME
     names = target_names(target)
