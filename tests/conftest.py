@@ -18,6 +18,18 @@ from tvm_iovt.tuning import events
 ModelFactory = Callable[..., onnx.ModelProto]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
 def _model(
     nodes: list[onnx.NodeProto],
     inputs: dict[str, list[int | str]],

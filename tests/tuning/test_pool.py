@@ -166,9 +166,11 @@ def test_a_reference_whose_worker_is_killed_is_computed_again(measurer):
 def test_an_idle_worker_that_was_killed_is_replaced(measurer):
     pool = measurer(jobs=2)
     measured(pool, *good(4))
-    for pid in pool.pids:
+    killed = pool.pids
+    for pid in killed:
         os.kill(pid, signal.SIGTERM)
     found = measured(pool, *good(8, first=10))
+    assert not set(killed) & set(pool.pids)
     assert all(result.valid for result in found.values()), found
 
 

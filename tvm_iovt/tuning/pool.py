@@ -37,7 +37,7 @@ _BATCH = 4
 """Kernels to build for each worker before those are measured, where the two exclude each other."""
 
 _START_FAILURES = 3
-_TRIES = 2
+_TRIES = 3
 """Of a trial whose worker did not die of it, as far as one can tell."""
 
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
