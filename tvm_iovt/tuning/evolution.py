@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,12 @@ from tvm_iovt.tuning.tasks import Task
 
 _UNLIMITED = 1 << 30
 """Trials: the budget is kept elsewhere."""
+
+_SLOW_S = 0.6
+"""A space is left when a schedule of it takes longer to propose, twice in a row: some functions of
+several stages take TVM's rules half a minute, for schedules that are slow."""
+
+_SLOW_TURNS = 2
 
 _BARREN = 4
 """Generations without anything new, after which a space is taken to be exhausted."""
@@ -55,12 +62,22 @@ class EvolutionSearch:
         self._context: Any = None
         self._batch = 0
         self._ready: list[Proposal] = []
+        self._slow_turns = 0
         for measured in history.values():
             if measured.schedule is not None:
                 self._commit(measured.schedule, measured.seconds)
 
     def propose(self, count: int) -> list[Proposal]:
         """See `proposal.Search`."""
+        if self._slow_turns >= _SLOW_TURNS:
+            return []
+        began_s = time.monotonic()
+        found = self._generated(count)
+        slow = time.monotonic() - began_s > _SLOW_S * max(len(found), 1)
+        self._slow_turns = self._slow_turns + 1 if slow else 0
+        return found
+
+    def _generated(self, count: int) -> list[Proposal]:
         strategy = self._strategy(count)
         found = self._ready
         barren = 0

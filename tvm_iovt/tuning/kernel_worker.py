@@ -130,21 +130,22 @@ class KernelWorker:
         arguments = arguments_of(module["main"])
         function = _compiled(_parallel(module), self._host, "s_tir")["main"]
         inputs, blank = arguments[: -workload.outputs], arguments[-workload.outputs :]
-        found: tuple[np.ndarray, ...] = ()
-        for how in DRAWS:
-            tensors = [_tvm.tvm.runtime.tensor(a) for a in draw(inputs, how, workload.key)]
-            zeros = [np.zeros(a.shape, np.dtype(a.dtype)) for a in blank]
-            found = _outputs(function, tensors, zeros)
-            if all(np.isfinite(array.astype(np.float64)).all() for array in found):
-                others = [other_than(array) for array in found]
-                again = _outputs(function, tensors, others)
-                return Reference(
-                    how=how,
-                    outputs=found,
-                    fill=tuple(map(_fill, found, others, again)),
-                    seconds=time.perf_counter() - began,
-                )
-        message = "the unscheduled function gives infinity, or no number, for all kinds of inputs"
+        zeros = [np.zeros(a.shape, np.dtype(a.dtype)) for a in blank]
+        # Infinities may be what the function is for; NaN cannot be compared.
+        for usable in (np.isfinite, lambda array: ~np.isnan(array)):
+            for how in DRAWS:
+                tensors = [_tvm.tvm.runtime.tensor(a) for a in draw(inputs, how, workload.key)]
+                found = _outputs(function, tensors, zeros)
+                if all(usable(array.astype(np.float64)).all() for array in found):
+                    others = [other_than(array) for array in found]
+                    again = _outputs(function, tensors, others)
+                    return Reference(
+                        how=how,
+                        outputs=found,
+                        fill=tuple(map(_fill, found, others, again)),
+                        seconds=time.perf_counter() - began,
+                    )
+        message = "the unscheduled function does not give numbers, whatever its inputs are"
         raise ArithmeticError(message)
 
     def inputs(self, workload: Workload, how: str) -> tuple[np.ndarray, ...]:

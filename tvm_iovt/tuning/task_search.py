@@ -7,7 +7,9 @@ from typing import Any
 
 from tvm_iovt.schedules.cpu import SCHEDULED, schedule_function
 from tvm_iovt.schedules.design_space import design_space, generic_spaces, template_spaces
+from tvm_iovt.schedules.template import Refusal
 from tvm_iovt.schedules.tvm_api import Schedule, meta_schedule, tirx, tvm
+from tvm_iovt.schedules.winograd_template import Winograd
 from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.evolution import EvolutionSearch
 from tvm_iovt.tuning.proposal import Measured, Proposal, Search
@@ -47,6 +49,8 @@ def task_search(
         return evolution(design_space(spec.cpu, target), spaces) if spaces else None
 
     def generic() -> Search | None:
+        if not isinstance(Winograd().match(schedule.copy()), Refusal):
+            return None  # stages that must be interleaved: no generic rule comes near
         if spec.gpu is None:
             generator = design_space(spec.cpu, target)
             spaces = generic_spaces(schedule, spec.cpu, target)
