@@ -15,6 +15,14 @@ def test_deviation_is_relative_and_infinite_for_nan():
     assert deviation(np.zeros((0, 3)), np.zeros((0, 3))) == 0
 
 
+def test_infinity_is_right_where_the_reference_has_it():
+    reference = np.array([-np.inf, 10.0])
+    assert deviation(np.array([-np.inf, 10.1]), reference) == pytest.approx(0.01)
+    assert deviation(np.array([np.inf, 10.0]), reference) == float("inf")
+    assert deviation(np.array([-np.inf, -np.inf]), reference) == float("inf")
+    assert deviation(np.array([0.0, 10.0]), reference) == float("inf")
+
+
 REFERENCE = np.array([1.0, -4.0, 2.0])
 
 

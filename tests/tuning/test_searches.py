@@ -17,7 +17,7 @@ from tests.tuning.search_cases import (
 from tvm_iovt.errors import UsageError
 from tvm_iovt.schedules.design_space import template_spaces
 from tvm_iovt.schedules.tvm_api import Schedule
-from tvm_iovt.tuning import cost_model
+from tvm_iovt.tuning import cost_model, evolution
 from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.proposal import Measured
@@ -117,6 +117,16 @@ def test_generic_rules_come_after_the_template_s_space():
             search.tell(proposal, invented_s(proposal.trial.key))
     assert set(found[: len(small)]) == small
     assert len(found) == len(set(found))
+
+
+def test_a_search_that_takes_longer_than_measuring_ends(monkeypatch):
+    monkeypatch.setattr(evolution, "_SLOW_S", 0.0)
+    search = search_of(task_of(softmax_like_function()))
+    turns = 0
+    while search.propose(4):
+        turns += 1
+        assert turns < 10
+    assert turns == evolution._SLOW_TURNS
 
 
 def test_a_space_that_cannot_be_made_ends_the_search():
