@@ -230,3 +230,34 @@ def test_nothing_outlives_a_parent_that_is_killed():
     process.wait()
     process.stdout.close()
     assert ends(pids)
+
+
+def test_nothing_is_measured_while_the_caller_is_busy(measurer):
+    pool = measurer(jobs=2, threads=2, cores=2)
+    measured(pool, *good(2))
+    with pool.busy():
+        pool.submit(good(4, first=10))
+        assert not pool.collect(2.0)  # built, but not measured
+    found = {}
+    while len(found) < 4:
+        found |= {result.key: result for result in pool.collect(20.0)}
+    assert all(result.valid for result in found.values())
+
+
+def test_being_busy_does_not_hold_what_leaves_cores_free(measurer):
+    pool = measurer(jobs=2, threads=1, cores=2)
+    with pool.busy():
+        found = measured(pool, *good(2))
+    assert all(result.valid for result in found.values())
+
+
+def test_the_caller_is_busy_between_measurements(measurer):
+    """However often it asks: neither side waits for ever."""
+    pool = measurer(jobs=2, threads=2, cores=2)
+    pool.submit(good(24))
+    done = []
+    while len(done) < 24:
+        with pool.busy():
+            assert not pool._turns.measuring
+        done += pool.collect(0.01)
+    assert all(result.valid for result in done)

@@ -71,7 +71,6 @@ def session(tmp_path):
             model=CostModel("random", target),
             budget=Budget(trials=trials, time_s=time_s),
             spent_s=0.0,
-            overlap=False,
             listen=events.append,
             **more,
         )

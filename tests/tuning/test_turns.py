@@ -83,3 +83,15 @@ def test_everything_is_measured_in_the_end_and_never_beside_too_many(cores, thre
             turns.building -= 1
             built[building.pop(0)] += 1
     assert (measured, queued, sum(built)) == (40, 0, 0)
+
+
+def test_the_measuring_phase_lasts_while_something_waits():
+    turns = Turns(spare_cores=0, batch=2)
+    assert not turns.is_measuring_phase(1)
+    assert turns.may_measure(queued=3, waiting=2)
+    turns.measuring = True
+    assert turns.is_measuring_phase(0)
+    turns.measuring = False
+    assert turns.is_measuring_phase(1)
+    assert not turns.is_measuring_phase(0)
+    assert not Turns(spare_cores=1, batch=2).is_measuring_phase(5)

@@ -150,6 +150,10 @@ class BoardMeasurer:
             self._results.clear()
             return found
 
+    def busy(self) -> contextlib.AbstractContextManager[None]:
+        """See `trial.Measurer`: boards do not mind."""
+        return contextlib.nullcontext()
+
     def close(self) -> None:
         """End all sessions and the builder; trials under way are given up."""
         self._closing.set()

@@ -17,8 +17,8 @@ _NETWORK_TIMEOUT_S = 120.0
 """For uploading, running or timing a network on a board."""
 
 
-def measurer_of(spec: TargetSpec, options: TuneOptions) -> tuple[Measurer, tuple[str, ...], bool]:
-    """Who measures, their names, and whether schedules may be searched meanwhile."""
+def measurer_of(spec: TargetSpec, options: TuneOptions) -> tuple[Measurer, tuple[str, ...]]:
+    """Who measures, and their names."""
     from tvm_iovt import host_cpu
     from tvm_iovt.tuning.device_kind import device_kind
     from tvm_iovt.tuning.pool import RUNNER, LocalMeasurer
@@ -43,7 +43,7 @@ def measurer_of(spec: TargetSpec, options: TuneOptions) -> tuple[Measurer, tuple
         except BaseException:
             builder.close()
             raise
-        return boards, (f"boards of key {options.key}",), True
+        return boards, (f"boards of key {options.key}",)
     local = LocalMeasurer(
         spec,
         jobs=options.jobs or cores,
@@ -51,7 +51,7 @@ def measurer_of(spec: TargetSpec, options: TuneOptions) -> tuple[Measurer, tuple
         build_timeout_s=options.build_timeout_s,
         run_timeout_s=options.run_timeout_s,
     )
-    return local, (RUNNER,), threads < cores
+    return local, (RUNNER,)
 
 
 def _builder_of(spec: TargetSpec, options: TuneOptions) -> Builder:

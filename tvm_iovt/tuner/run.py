@@ -126,7 +126,7 @@ class _Run:
 
         fused = self._fused()
         tasks = extract_tasks(fused)
-        measurer, runners, overlap = measurer_of(self._spec, self._options)
+        measurer, runners = measurer_of(self._spec, self._options)
         try:
             ceilings = self._ceilings(measurer)
             summaries = _summaries(tasks, ceilings)
@@ -141,7 +141,6 @@ class _Run:
                 model=CostModel(self._options.cost_model, _target(self._spec)),
                 budget=Budget(trials=self._options.trials, time_s=self._options.time_s),
                 spent_s=self._state.resumed_s,
-                overlap=overlap,
                 listen=self._counting(),
                 checkpoint=lambda _: self._state.tick(),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import signal
@@ -163,6 +164,28 @@ class LocalMeasurer:
                 raise self._failure
             return found
 
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """See `trial.Measurer`; a measurement that leaves cores free does not wait."""
+        if not self._turns.are_exclusive:
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._closing
+                    or self._failure is not None
+                    or not self._turns.is_measuring_phase(self._waiting())
+                )
+            )
+            self._turns.building += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._turns.building -= 1
+                self._changed.notify_all()
+
     def close(self) -> None:
         """End all workers; trials under way are given up."""
         with self._changed:
@@ -255,7 +278,7 @@ class LocalMeasurer:
                 ready = [job for job in lane.built if self._is_checkable(job)]
                 unreferenced = self._unreferenced()
                 queued = len(self._queue) + (unreferenced is not None)
-                waiting = sum(map(self._is_checkable, self._built()))
+                waiting = self._waiting()
                 if ready and self._turns.may_measure(queued=queued, waiting=waiting):
                     self._turns.measuring = True
                     # Another workload's arguments would have to be made first.
@@ -270,6 +293,10 @@ class LocalMeasurer:
                     return BUILD, self._queue.popleft()
                 self._changed.wait()
             return None
+
+    def _waiting(self) -> int:
+        """Kernels that are built and could be measured."""
+        return sum(map(self._is_checkable, self._built()))
 
     def _built(self) -> Iterator[_Job]:
         return itertools.chain.from_iterable(lane.built for lane in self._lanes)

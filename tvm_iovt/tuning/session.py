@@ -82,8 +82,6 @@ class Session:
         model: Predicts.
         budget: See `Budget`.
         spent_s: Seconds that earlier parts of the run took.
-        overlap: Whether schedules may be proposed while others are measured: not on the machine
-            that is measured, if all of its cores are.
         listen: Hears events.
         seed: Of the random numbers.
         checkpoint: Called now and then with the seconds that this part has taken.
@@ -101,7 +99,6 @@ class Session:
         model: CostModel,
         budget: Budget,
         spent_s: float,
-        overlap: bool,
         listen: Listener,
         seed: int = 0,
         checkpoint: Callable[[float], None] = lambda elapsed_s: None,
@@ -114,7 +111,6 @@ class Session:
         self._measurer = measurer
         self._model = model
         self._budget = budget
-        self._overlap = overlap
         self._listen = listen
         self._seed = seed
         self._checkpoint = checkpoint
@@ -153,14 +149,16 @@ class Session:
             if state.template is not None and state.template_s is None and not self._is_spent():
                 self._submit(state, [state.template])
         while self._asked or not (self._is_spent() or self.proposed_all):
-            if self._overlap or not self._asked:
-                self._feed()
+            if len(self._asked) <= self._wanted - BATCH:
+                with self._measurer.busy():
+                    self._feed()
             if not self._asked:
                 break
             for result in self._measurer.collect(_POLL_S):
                 self._take(result)
             self._checkpoint(self.elapsed_s)
-        self._learn()
+        with self._measurer.busy():
+            self._learn()
 
     def _state(self, summary: TaskSummary, task: Task) -> TaskState:
         effort = Effort(weight=task.weight, bound_s=summary.bound_s)
@@ -177,6 +175,11 @@ class Session:
             effort.tell(trial.median_s if trial.valid else None)
         return state
 
+    @property
+    def _wanted(self) -> int:
+        """Trials to have under way."""
+        return max(self._measurer.slots, 2 * BATCH)
+
     def _is_spent(self) -> bool:
         return self._clock.is_spent(self.done + len(self._asked))
 
@@ -191,7 +194,7 @@ class Session:
     def _feed(self) -> None:
         began_s = time.monotonic()
         self._learn()
-        while len(self._asked) < max(self._measurer.slots, 2 * BATCH) and self._room() > 0:
+        while len(self._asked) < self._wanted and self._room() > 0:
             which = most_promising(
                 [state.effort for state in self.states], [state.under_way for state in self.states]
             )

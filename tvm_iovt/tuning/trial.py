@@ -8,6 +8,7 @@ dies on the way (a worker, a board) is its own affair.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -96,6 +97,13 @@ class Measurer(Protocol):
 
         Raises:
             DeviceError: Nobody is left to measure anything.
+        """
+        ...
+
+    def busy(self) -> AbstractContextManager[None]:
+        """While in it nothing is measured on cores of this machine: the caller needs them.
+
+        Entering waits for measurements that are under way; building goes on.
         """
         ...
 

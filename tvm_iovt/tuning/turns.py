@@ -14,7 +14,7 @@ class Turns:
         batch: Kernels to build before they are measured, where no core is left free.
 
     Attributes:
-        building: Workers that build now.
+        building: Workers that build now; the caller counts as one while it is busy.
         measuring: Whether one measures now.
     """
 
@@ -24,6 +24,19 @@ class Turns:
         self._spare_cores = spare_cores
         self._batch = batch
         self._batch_is_built = False
+
+    def is_measuring_phase(self, waiting: int) -> bool:
+        """Whether what is built is being measured, on all cores.
+
+        Args:
+            waiting: Kernels that are built and could be measured.
+        """
+        return self.are_exclusive and (self.measuring or (self._batch_is_built and waiting > 0))
+
+    @property
+    def are_exclusive(self) -> bool:
+        """Whether measuring needs all cores."""
+        return self._spare_cores == 0
 
     def may_measure(self, *, queued: int, waiting: int) -> bool:
         """Whether a worker may begin to measure.
