@@ -171,7 +171,7 @@ def test_a_kernel_at_its_roof_is_left_alone(session):
     made.measure()
     conv, dense = made.states
     reasons = [event.reason for event in made.events if isinstance(event, TaskEnded)]
-    assert "it reaches 99% of the measured roofline" in reasons
+    assert any("of the measured roofline" in reason for reason in reasons)
     assert conv.effort.trials < dense.effort.trials
 
 

@@ -156,7 +156,11 @@ class _Run:
         return self._summary(session, tasks, choice)
 
     def _fused(self) -> Any:
-        """The kernels as `compile` makes them, those of convolutions measured where possible."""
+        """The kernels as `compile` makes them.
+
+        Convolutions get the algorithm and register tile that are predicted, or recorded: measured
+        alone here, some choices made RepVGG-A0 slower.
+        """
         from tvm_iovt.build.cuda_pipeline import fuse_for_cuda
         from tvm_iovt.schedules.cpu import fuse_for_cpu
 
@@ -165,7 +169,6 @@ class _Run:
             fuse=options.fuse,
             precision=options.precision,
             winograd=options.winograd,
-            measure=not options.tracker,
         )
         module, _ = run_graph_passes(self._network, spec, compiling)
         if spec.gpu is not None:
