@@ -84,9 +84,9 @@ def test_a_bundle_uses_the_records_and_says_so(tuned, tmp_path, monkeypatch):
     steps = []
     options = CompileOptions(output=tmp_path / "digits.iovt")
     made = compile_model(DIGITS, options, progress=steps.append)
-    assert any("1 kernels for host use schedules from tuning records" in s for s in steps)
-    reasons = [d.reason for d in made.manifest.decisions if "tuned:" in d.reason]
-    assert len(reasons) == 1
+    assert any("kernels for host use schedules from tuning records" in s for s in steps)
+    # Shipped records may know other kernels of it.
+    assert [d for d in made.manifest.decisions if "tuned:" in d.reason]
     assert made.manifest.deployments[0].discrepancy.passed
     steps.clear()
     untuned = CompileOptions(output=tmp_path / "plain.iovt", tuned=False)

@@ -117,8 +117,6 @@ def test_budgets(tuner: Tuner, capsys: Any) -> None:
         ["--time", "20"],
         ["--time", "0s"],
         ["--build-timeout", "soon"],
-        ["--tracker", "localhost:9190"],
-        ["--key", "rpi4"],
         ["--target", ","],
         ["--target", "host,host"],
         ["--jobs", "-1"],

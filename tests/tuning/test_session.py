@@ -24,7 +24,7 @@ from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.events import TaskEnded, TaskSummary, TrialDone
 from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.record_store import RecordStore
-from tvm_iovt.tuning.session import Session
+from tvm_iovt.tuning.session import BATCH, Session
 from tvm_iovt.tuning.session_progress import Budget
 from tvm_iovt.tuning.small_space import SmallSpaceSearch
 from tvm_iovt.tuning.traces import trial_key
@@ -193,7 +193,7 @@ def test_failures_are_recorded_with_their_reason_and_end_a_kernel(session):
     failed = [record for record in made.store.all_trials() if record.failed]
     assert {record.error for record in failed} == {"killed by SIGSEGV"}
     assert all(not record.run_s and record.trace is None for record in failed)
-    assert MAX_FAILURES <= len(failed) < MAX_FAILURES + 17
+    assert MAX_FAILURES <= len(failed) <= MAX_FAILURES + 3 * BATCH  # under way, or queued
     assert made.errors == ["conv, run: killed by SIGSEGV"]
     assert made.valid == made.done - len(failed)
     dense = next(state for state in made.states if state.name == "dense")
