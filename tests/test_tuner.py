@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tvm_iovt
+from tvm_iovt import _tvm, targets
 from tvm_iovt.compiler import CompileOptions, compile_model
 from tvm_iovt.errors import TuningError, UsageError
 from tvm_iovt.tuner import TuneOptions, tune_model
+from tvm_iovt.tuner.options import check_is_reachable
 from tvm_iovt.tuning.events import RunStarted, TaskOutcome, TrialDone, TuneOutcome
 
 DIGITS = Path(__file__).resolve().parents[1] / "tvm_iovt" / "zoo" / "digits.onnx"
@@ -136,3 +139,26 @@ def test_nothing_valid_is_an_error_with_the_first_messages():
         )
     assert "no such intrinsic" in caught.value.seen
     assert caught.value.exit_code == 7
+
+
+def device(exist, compute_version="9.0"):
+    return lambda kind, number: SimpleNamespace(exist=exist, compute_version=compute_version)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (device(False), "needs a cuda device"),
+        (device(True, "8.7"), "is for sm_90, the GPU here is sm_87"),
+    ],
+)
+def test_a_gpu_that_is_not_here_is_refused(monkeypatch, found, message):
+    monkeypatch.setattr(_tvm.tvm, "device", found)
+    with pytest.raises(UsageError, match="cannot be measured on this machine") as caught:
+        check_is_reachable(targets.load("cuda:sm_90"), TuneOptions(trials=1))
+    assert message in caught.value.seen
+
+
+def test_a_gpu_that_is_here_is_tuned_here(monkeypatch):
+    monkeypatch.setattr(_tvm.tvm, "device", device(True))
+    check_is_reachable(targets.load("cuda:sm_90"), TuneOptions(trials=1))

@@ -14,7 +14,7 @@ from tvm_iovt.tuning import network_choice
 from tvm_iovt.tuning.allocation import Effort
 from tvm_iovt.tuning.cost_model import CostModel
 from tvm_iovt.tuning.events import TaskSummary
-from tvm_iovt.tuning.finalists import FINALISTS, by_network_time, choice_of, finalists
+from tvm_iovt.tuning.finalists import FINALISTS, by_network_time, choice_of, finalists, keeps
 from tvm_iovt.tuning.intrinsics import import_intrinsics
 from tvm_iovt.tuning.network_ranking import Comparison, KernelTime
 from tvm_iovt.tuning.schedule_records import TrialRecord
@@ -237,3 +237,65 @@ def test_a_choice_that_cannot_be_replayed_is_told_and_not_used(fused, proposals)
     _, decisions = schedule_functions(fused, spec.cpu, tuned)
     assert decisions[0].applied
     assert "cannot be replayed" in tuned.problems[0]
+
+
+def test_a_found_schedule_outlives_another_network_s_template(fused, proposals):
+    state = state_of(fused)
+    found = choice_of(state, record(proposals[0], 0.5e-3), DEVICE, network="a", reason="")
+    other = choice_of(state, record(proposals[1], 0.4e-3), DEVICE, network="b", reason="")
+    template_of = {
+        name: choice_of(state, None, DEVICE, network=name, reason="") for name in ("a", "b")
+    }
+    assert keeps(found, template_of["b"])
+    assert not keeps(found, template_of["a"])
+    assert not keeps(found, other)
+    assert not keeps(template_of["a"], template_of["b"])
+    assert not keeps(None, template_of["a"])
+
+
+def together(fused, records, ratios, template_s=1e-3):
+    """Choose between whole networks whose ratios to the untuned one are given; None: wrong."""
+    spec, _ = host()
+    state = state_of(fused, template_s)
+    asked, notes = [], []
+
+    def contest(modules):
+        asked.append(modules)
+        return [
+            None if r is None else Comparison(before_s=1.0, after_s=r, ratio=r, noise=0.01)
+            for r in ratios
+        ]
+
+    made = network_choice.choose_together(
+        fused,
+        [state],
+        {state.task.workload.key: records},
+        spec,
+        DEVICE,
+        contest,
+        network="net",
+        note=notes.append,
+    )
+    return made, asked, notes
+
+
+def test_networks_as_a_whole_decide_where_kernels_cannot_be_timed(fused, proposals):
+    records = [record(proposals[0], 0.5e-3)]
+    made, asked, _ = together(fused, records, [0.9])
+    assert [c.trial for c in made.choices] == [records[0].key]
+    (modules,) = asked
+    assert not modules[0]["conv"].same_as(modules[1]["conv"])
+    assert made.comparison.ratio == 0.9
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(0.995, 0), (1.2, 0), (None, 1)])
+def test_a_whole_network_without_a_gain_keeps_its_templates(fused, proposals, ratio, told):
+    made, _, notes = together(fused, [record(proposals[0], 0.5e-3)], [ratio])
+    assert [c.trial for c in made.choices] == [""]
+    assert len(notes) == told
+
+
+def test_nothing_is_built_where_nothing_was_faster_alone(fused, proposals):
+    made, asked, _ = together(fused, [record(proposals[0], 1.01e-3)], [])
+    assert not asked
+    assert made.comparison is None

@@ -62,7 +62,12 @@ def _builder_of(spec: TargetSpec, options: TuneOptions) -> Builder:
     if options.dask:
         from tvm_iovt.tuning.dask_builds import DaskBuilder
 
-        return DaskBuilder(spec, options.dask, cross_compiler=options.cross_compiler)
+        return DaskBuilder(
+            spec,
+            options.dask,
+            cross_compiler=options.cross_compiler,
+            build_timeout_s=options.build_timeout_s,
+        )
     return BuildPool(
         spec,
         jobs=options.jobs or host_cpu.usable_cores(),

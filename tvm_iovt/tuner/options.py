@@ -96,8 +96,6 @@ def check_is_reachable(spec: TargetSpec, options: TuneOptions) -> None:
     Raises:
         UsageError: It is another kind of device.
     """
-    from tvm_iovt.tuning.kernel_choice import why_not_here
-
     if options.tracker:
         if spec.gpu is not None:
             raise UsageError(
@@ -106,10 +104,28 @@ def check_is_reachable(spec: TargetSpec, options: TuneOptions) -> None:
                 do="run `tvm-iovt tune` on a machine with that GPU",
             )
         return
-    reason = why_not_here(spec)
+    if spec.gpu is not None:
+        reason, do = _why_no_gpu(spec), "run `tvm-iovt tune` on a machine with that GPU"
+    else:
+        from tvm_iovt.tuning.kernel_choice import why_not_here
+
+        reason = why_not_here(spec)
+        do = "measure on boards with --tracker HOST:PORT --key KEY, or tune for --target host"
     if reason:
         raise UsageError(
-            f"{spec.name} cannot be measured on this machine",
-            seen=f"{spec.name} {reason}",
-            do="measure on boards with --tracker HOST:PORT --key KEY, or tune for --target host",
+            f"{spec.name} cannot be measured on this machine", seen=f"{spec.name} {reason}", do=do
         )
+
+
+def _why_no_gpu(spec: TargetSpec) -> str:
+    """Why the GPU of a target is not that of this machine; empty if it is."""
+    from tvm_iovt import _tvm
+
+    assert spec.gpu is not None
+    device = _tvm.tvm.device(spec.gpu.kind, 0)
+    if not device.exist:
+        return f"needs a {spec.gpu.kind} device, and TVM finds none here"
+    here = f"sm_{str(device.compute_version).replace('.', '')}"
+    if spec.gpu.kind == "cuda" and here != spec.gpu.arch.rstrip("af"):
+        return f"is for {spec.gpu.arch}, the GPU here is {here}"
+    return ""

@@ -52,12 +52,15 @@ def tune_model(
         IovtError: One of its subclasses, each with its exit code.
     """
     spec = check_options(options)
+    from tvm_iovt.build import cuda
     from tvm_iovt.runtime import threads
     from tvm_iovt.tuning.intrinsics import import_intrinsics
 
     threads.set_defaults()  # measurements use the pool as the bundle will
     import_intrinsics(gpu=spec.gpu is not None)
     check_is_reachable(spec, options)
+    if spec.kind == "cuda":
+        cuda.enable_codegen()
 
     from tvm_iovt.frontend.load import load_network
     from tvm_iovt.tuning.device_kind import device_kind
@@ -67,15 +70,14 @@ def tune_model(
     network = load_network(model, options.input_shapes)
     precision.check_model(options.precision, network.arithmetic, model.name)
     device = device_kind(spec)
-    root = options.logs or user_root()
-    with RecordStore.open(root, device, model=model.name) as store:
+    with RecordStore.open(options.logs or user_root(), device, model=model.name) as store:
         for problem in (*store.problems, *store.refused):
             listen(Note(text=problem))
         request = _request(model, network, device, options, store)
         state = RunState.load_or_new(store, request)
         if state.warning:
             listen(Note(text=state.warning))
-        run = _Run(network, spec, device, options, root, store, state, listen)
+        run = _Run(network, spec, device, options, store, state, listen)
         return run.outcome()
 
 
@@ -88,7 +90,6 @@ class _Run:
         spec: TargetSpec,
         device: DeviceKind,
         options: TuneOptions,
-        root: Path,
         store: RecordStore,
         state: RunState,
         listen: Listener,
@@ -97,7 +98,6 @@ class _Run:
         self._spec = spec
         self._device = device
         self._options = options
-        self._root = root
         self._store = store
         self._state = state
         self._listen = listen
@@ -174,8 +174,8 @@ class _Run:
         if spec.gpu is not None:
             return fuse_for_cuda(module, _target(spec))
         folders = None if options.logs is None else [options.logs]
-        with contextlib.closing(kernel_selector(spec, compiling, self._note, folders)) as select:
-            fused = fuse_for_cpu(module, spec.cpu, _target(spec), options.precision, select)
+        select = kernel_selector(spec, compiling, self._note, folders)
+        fused = fuse_for_cpu(module, spec.cpu, _target(spec), options.precision, select)
         self._note(select.summary)
         return fused
 
@@ -227,6 +227,7 @@ class _Run:
         """Choose inside the network, and record the choices."""
         from tvm_iovt.frontend.network import sample_inputs
         from tvm_iovt.tuning import network_choice
+        from tvm_iovt.tuning.finalists import keeps
 
         network, spec = self._network, self._spec
         found = sample_inputs(network.inputs)
@@ -243,7 +244,8 @@ class _Run:
                 *common, self._contest(inputs), network=network.name, note=self._note
             )
         for made in choice.choices:
-            self._store.add_choice(made)
+            if not keeps(self._store.choice(made.workload), made):
+                self._store.add_choice(made)
         return choice
 
     def _contest(self, inputs: Arrays) -> Contest:

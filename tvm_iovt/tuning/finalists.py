@@ -109,3 +109,13 @@ def choice_of(
         tool_version=__version__,
         date=now(),
     )
+
+
+def keeps(old: ScheduleChoice | None, new: ScheduleChoice) -> bool:
+    """Whether a recorded choice stays when another one was made.
+
+    A network that gains nothing says little of a kernel that it shares with another one, which did.
+    """
+    if old is None or not old.trial or new.trial:
+        return False
+    return old.network != new.network
