@@ -54,7 +54,7 @@ def fill(folder: Path, contents: bytes = b"not really a library") -> Manifest:
         l1d_bytes=32768,
         l2_bytes=1048576,
     )
-    stage = Stage(index=0, target="board", first=0, last=0, inputs=(INPUT,), outputs=(OUTPUT,))
+    stage = Stage(index=0, target="board", inputs=(INPUT,), outputs=(OUTPUT,))
     deployment = Deployment(
         name="board",
         targets=(TargetSpec(name="board", description="a board", cpu=cpu),),

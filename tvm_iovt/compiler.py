@@ -383,8 +383,6 @@ def _whole_network(network: Network, spec: TargetSpec, library: Library) -> Depl
     stage = Stage(
         index=0,
         target=spec.name,
-        first=0,
-        last=max(len(network.operators) - 1, 0),
         inputs=network.inputs,
         outputs=network.outputs,
     )

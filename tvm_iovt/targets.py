@@ -117,7 +117,7 @@ def _read(path: Path, name: str) -> tuple[TargetSpec, bool]:
             table = tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise TargetError(f"Cannot read the target {path}", seen=str(error)) from error
-    optional = {"name", "cpu", "gpu", "source", "cross_compiler"}
+    optional = {f.name for f in dataclasses.fields(TargetSpec)} - {"description"}
     _fields(table, TargetSpec, path, "", optional=optional)
     for section in ("cpu", "gpu"):
         if not isinstance(table.get(section, {}), dict):

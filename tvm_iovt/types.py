@@ -80,6 +80,96 @@ class GpuSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DtypePeak:
+    """FLOPs a second that kernels of one dtype reach at best, a multiply-add counted as two."""
+
+    dtype: str
+    flops_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roof:
+    """What a number of threads of a device can do at best (of a GPU: `threads` is 1).
+
+    Attributes:
+        threads: Worker threads.
+        peaks: By dtype; `float32` is always there.
+        bandwidth_bytes_per_s: From and to memory.
+        shared_bandwidth_bytes_per_s: The same while another stage streams, too; 0 if unknown.
+    """
+
+    threads: int
+    peaks: tuple[DtypePeak, ...]
+    bandwidth_bytes_per_s: float
+    shared_bandwidth_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindFit:
+    """How units of one kind and number of threads miss the roofline, fitted to measurements.
+
+    Attributes:
+        kind: Of `cost_graph.Unit`.
+        threads: Worker threads of the measurements.
+        coefficients: See `tvm_iovt.unit_times`.
+        median_error: Median of `|predicted - measured| / measured` over the samples, left out one
+            at a time.
+        samples: Measured units.
+    """
+
+    kind: str
+    threads: int
+    coefficients: tuple[float, ...]
+    median_error: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """Numbers that predictions for a device rest on.
+
+    Attributes:
+        source: `measured` (by `targets probe`) or `datasheet`; a target without a profile is
+            `assumed`.
+        date: ISO date of the measurement, empty for datasheets.
+        device: What was measured, in words.
+        roofs: At least one, by increasing `threads`.
+        launch_s: Seconds to start one kernel.
+        handoff_s: Seconds from one stage of a pipeline to the next inside of one machine.
+        boundary_bytes_per_s: Bytes a second of a tensor at a cut that change their layout there, in
+            and out together; 0 if unknown.
+        fits: See `KindFit`; empty without measurements.
+    """
+
+    source: str
+    date: str = ""
+    device: str = ""
+    roofs: tuple[Roof, ...]
+    launch_s: float
+    handoff_s: float = 0.0
+    boundary_bytes_per_s: float = 0.0
+    fits: tuple[KindFit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A way for tensors from one device to another, of `source` `measured`, `stated` or `assumed`.
+
+    `src` and `dst` are names of targets.
+    """
+
+    src: str
+    dst: str
+    bytes_per_s: float
+    latency_s: float
+    source: str = "stated"
+
+    def time_s(self, nbytes: int) -> float:
+        """Seconds that so many bytes take; none take none."""
+        return self.latency_s + nbytes / self.bytes_per_s if nbytes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:
     """A device to compile for.
 
@@ -90,6 +180,12 @@ class TargetSpec:
         gpu: The GPU, if the target is one.
         cross_compiler: Linker command to prefer over those found on `PATH`.
         source: Where the numbers come from (a file, or `detected`).
+        memory_bytes: What networks may use of its memory; 0 if that is not limited.
+        active_w: Watts while it computes, beyond those of an idle device; 0 if unknown.
+        machine: Name of the machine that the device is a part of, for those that share memory;
+            empty for one of its own.
+        profile: Numbers that predictions rest on; None if nobody measured or stated any.
+        links: From this device to others, by their names.
     """
 
     name: str
@@ -98,6 +194,11 @@ class TargetSpec:
     gpu: GpuSpec | None = None
     cross_compiler: str = ""
     source: str = ""
+    memory_bytes: int = 0
+    active_w: float = 0.0
+    machine: str = ""
+    profile: DeviceProfile | None = None
+    links: tuple[Link, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -149,23 +250,113 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A contiguous run of operators `[first, last]` on one target."""
+    """A part of the network that one target runs.
+
+    Attributes:
+        index: From 0, in the order in which they run.
+        target: Name of a target of the deployment.
+        units: Names of the units (see `cost_graph.Unit`) in it; empty: the whole network.
+        inputs: Tensors that it takes, from the caller or from stages before it.
+        outputs: Tensors that stages behind it or the caller take.
+        threads: Worker threads on a CPU; 0: as many as the device has.
+    """
 
     index: int
     target: str
-    first: int
-    last: int
+    units: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePrediction:
+    """What a plan expects of a stage.
+
+    Attributes:
+        receive_s: Seconds to get its inputs to its device.
+        compute_s: Seconds of its kernels.
+        send_s: Seconds to get the network's outputs from the last stage to the caller, else 0.
+        bytes_in: Bytes that `receive_s` is for.
+        memory_bytes: Weights, largest working set and buffers at both ends.
+        energy_j: Joules beyond idling; 0 if the target states no watts.
+    """
+
+    receive_s: float
+    compute_s: float
+    send_s: float = 0.0
+    bytes_in: int = 0
+    memory_bytes: int = 0
+    energy_j: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a plan expects of one inference.
+
+    Attributes:
+        latency_s: From the first input to the last output of one frame in an empty pipeline.
+        period_s: Between two frames of a full pipeline: its reciprocal is the frame rate.
+        stages: One for each stage.
+        source: Of the unit times: `measured`, `calibrated` (fitted to measurements of other
+            networks), `datasheet` or `assumed`.
+        noise: Relative half-width of the band that `latency_s` and `period_s` are known to.
+    """
+
+    latency_s: float
+    period_s: float
+    stages: tuple[StagePrediction, ...]
+    source: str
+    noise: float = 0.0
+
+    @property
+    def transfer_s(self) -> float:
+        """Seconds of the latency that tensors travel for."""
+        return sum(stage.receive_s + stage.send_s for stage in self.stages)
+
+    @property
+    def energy_j(self) -> float:
+        """Joules of one inference beyond idling."""
+        return sum(stage.energy_j for stage in self.stages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """A plan that was not chosen.
+
+    Attributes:
+        name: `the whole network on host`, `host | arm, cut after conv_12`.
+        latency_s: Predicted, see `Prediction`.
+        period_s: Predicted.
+        reason: Why not.
+    """
+
+    name: str
+    latency_s: float
+    period_s: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionPlan:
-    """Which stage runs where, and why."""
+    """Which stage runs where, and why.
+
+    Attributes:
+        stages: In the order in which they run.
+        objective: `whole`, `cuts` (stated by the user), or what was minimised: `latency`,
+            `throughput`, `memory`, `energy`, `paper`.
+        reason: Why this one, in a sentence or two.
+        prediction: None for a network that was not planned.
+        alternatives: That it was compared with, best first.
+        reasons: Why each cut lies where it does, one for each but the last stage.
+    """
 
     stages: tuple[Stage, ...]
     objective: str
     reason: str
+    prediction: Prediction | None = None
+    alternatives: tuple[Alternative, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

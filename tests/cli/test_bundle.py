@@ -37,7 +37,7 @@ def deployment(folder: Path, arch: str) -> Deployment:
         l2_bytes=1,
     )
     spec = TensorSpec(name="x", shape=(1,), dtype="float32")
-    stage = Stage(index=0, target=arch, first=0, last=0, inputs=(spec,), outputs=(spec,))
+    stage = Stage(index=0, target=arch, inputs=(spec,), outputs=(spec,))
     return Deployment(
         name=arch,
         targets=(TargetSpec(name=arch, description="", cpu=cpu),),

@@ -151,7 +151,7 @@ def manifest():
     def file(name):
         return FileRecord(file=name, sha256="ab" * 32, size_bytes=2_500_000)
 
-    stage = Stage(index=0, target="arm", first=0, last=0, inputs=(tensor,), outputs=(tensor,))
+    stage = Stage(index=0, target="arm", inputs=(tensor,), outputs=(tensor,))
     return Manifest(
         tool_version="0.1.0",
         tvm_version="0.27.0",

@@ -84,8 +84,6 @@ def make_deployment(target, *, outputs=(), verified="on this machine", median_s=
                 Stage(
                     index=0,
                     target=target.name,
-                    first=0,
-                    last=3,
                     inputs=(tensor,),
                     outputs=(tensor,),
                 ),

@@ -161,7 +161,10 @@ def test_stages_of_a_partitioned_deployment(manifest):
     plan = dataclasses.replace(
         first.plan,
         reason="cut after add_7",
-        stages=(stage, Stage(index=1, target="cuda", first=4, last=9, inputs=(), outputs=())),
+        stages=(
+            stage,
+            Stage(index=1, target="cuda", units=("conv_4", "conv_5"), inputs=(), outputs=()),
+        ),
     )
     second = Library(
         stage=1,
@@ -171,7 +174,7 @@ def test_stages_of_a_partitioned_deployment(manifest):
     )
     split = dataclasses.replace(first, plan=plan, libraries=(library, second))
     words = _Document(html_report(dataclasses.replace(manifest, deployments=(split,)))).words
-    assert "operators 4 to 9 on cuda" in words
+    assert "2 units from conv_4 on cuda" in words
     assert "cut after add_7" in words
     assert "stage1.cuda.so" in words
 

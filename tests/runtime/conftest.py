@@ -122,7 +122,7 @@ def write_bundle(destination: Path, libraries: dict[str, Path]) -> Path:
         for arch, library in libraries.items():
             file = f"stage0.{arch}.so"
             shutil.copyfile(library, folder / file)
-            stage = Stage(index=0, target=arch, first=0, last=2, inputs=(INPUT,), outputs=OUTPUTS)
+            stage = Stage(index=0, target=arch, inputs=(INPUT,), outputs=OUTPUTS)
             deployments.append(
                 Deployment(
                     name=arch,

@@ -183,7 +183,9 @@ def _deployment_facts(deployment: Deployment) -> list[tuple[str, str]]:
         facts += [
             (
                 f"Stage {stage.index}",
-                f"operators {stage.first} to {stage.last} on {stage.target}",
+                f"{len(stage.units)} units from {stage.units[0]} on {stage.target}"
+                if stage.units
+                else f"the whole network on {stage.target}",
             )
             for stage in deployment.plan.stages
         ]

@@ -1,0 +1,1 @@
+"""From a model and targets to a plan: costs, measured or predicted, and the planner's problem."""

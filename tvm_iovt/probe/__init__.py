@@ -1,0 +1,1 @@
+"""`targets probe`: what predictions rest on, measured on the device itself."""
