@@ -34,10 +34,9 @@ def graphs(draw: st.DrawFn) -> CostGraph:
     count = draw(st.integers(1, 7))
     edges = []
     for producer in range(INPUT, count):
-        later = (
-            st.sampled_from(range(producer + 1, count)) if producer + 1 < count else st.nothing()
-        )
-        consumers = tuple(sorted(draw(st.sets(later, max_size=3))))
+        later = range(producer + 1, count)
+        some = st.sets(st.sampled_from(later), max_size=3) if later else st.just(set())
+        consumers = tuple(sorted(draw(some)))
         size = draw(st.integers(1, 9))
         output = draw(st.booleans())
         edges.append(edge(f"t{producer}", producer, *consumers, size=size, is_output=output))

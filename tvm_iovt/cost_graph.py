@@ -124,7 +124,7 @@ class CostGraph:
                 )
         for edge in self.edges:
             ends = (edge.producer, *edge.consumers)
-            if list(ends) != sorted(set(ends)) or not -1 <= ends[0] or ends[-1] >= len(self.units):
+            if list(ends) != sorted(set(ends)) or ends[0] < -1 or ends[-1] >= len(self.units):
                 raise IovtError(
                     f"The edge {edge.spec.name} of a cost graph is wrong",
                     seen=f"from unit {edge.producer} to {edge.consumers} of {len(self.units)}",
@@ -146,7 +146,7 @@ class CostGraph:
 
     @functools.cached_property
     def crossing_bytes(self) -> tuple[int, ...]:
-        """Bytes that pass position `p`, between units `p - 1` and `p`, for `p` from 0 to the end."""
+        """Bytes that pass position `p`, between units `p - 1` and `p`; `p` from 0 to the end."""
         steps = [0] * (len(self.units) + 2)
         for edge in self.edges:
             first = edge.producer + 1
