@@ -96,12 +96,15 @@ class Roof:
         peaks: By dtype; `float32` is always there.
         bandwidth_bytes_per_s: From and to memory.
         shared_bandwidth_bytes_per_s: The same while another stage streams, too; 0 if unknown.
+        cache_bandwidth_bytes_per_s: From and to the nearest cache, which no kernel exceeds; 0 if
+            unknown.
     """
 
     threads: int
     peaks: tuple[DtypePeak, ...]
     bandwidth_bytes_per_s: float
     shared_bandwidth_bytes_per_s: float = 0.0
+    cache_bandwidth_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
