@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import platform
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -237,3 +239,15 @@ def arm_root() -> dict[str, str]:
         pytest.skip(f"needs the arm64 root: {done.stderr.strip()}")
     found: dict[str, str] = json.loads(done.stdout)
     return found
+
+
+@pytest.fixture(scope="session")
+def staged_bundle() -> ModuleType:
+    """The functions of tests/staged_bundle.py: tests cannot import each other's modules."""
+    path = Path(__file__).resolve().parent / "staged_bundle.py"
+    spec = importlib.util.spec_from_file_location("staged_bundle", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

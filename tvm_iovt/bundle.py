@@ -126,6 +126,7 @@ def record(folder: Path, file: str | Path) -> FileRecord:
 def files(manifest: Manifest) -> tuple[FileRecord, ...]:
     """All files that a manifest records, each once."""
     records = [library.file for d in manifest.deployments for library in d.libraries]
+    records += [d.plan_file for d in manifest.deployments if d.plan_file is not None]
     return tuple({r.file: r for r in (*records, manifest.sample, manifest.report)}.values())
 
 

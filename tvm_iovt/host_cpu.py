@@ -65,6 +65,26 @@ def flags() -> frozenset[str]:
     return frozenset()
 
 
+@functools.cache
+def model() -> str:
+    """The CPU's model as the system names it, with the numbers that tell generations apart."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return machine()
+    facts: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip().lower(), value.strip())
+    name = facts.get("model name") or facts.get("hardware") or machine()
+    numbers = [
+        f"{key} {facts[key]}"
+        for key in ("cpu family", "model", "cpu implementer", "cpu part")
+        if facts.get(key) and facts[key] != name
+    ]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
 def vector_bits(arch: str, features: frozenset[str]) -> tuple[int, int]:
     """(width of one SIMD register in bits, number of registers) of an ISA with these features."""
     if arch == "x86_64":
@@ -96,6 +116,11 @@ def detect() -> CpuSpec:
 def usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def last_cache_bytes() -> int:
+    """The last cache before memory."""
+    return max(_cache_bytes(level, 0) for level in (2, 3, 4)) or 1024 * 1024
 
 
 def _cache_bytes(level: int, default: int) -> int:

@@ -85,9 +85,26 @@ def load_image(path: Path, preprocess: Preprocess, spec: TensorSpec) -> Array:
         UsageError: The file is missing or not an image, the input is not an image of that many
             channels, or its dtype cannot hold what the recipe computes.
     """
+    _image_axes(spec, preprocess)  # before the file is read, which is not to blame then
+    _check_dtype(spec, preprocess)
+    return image_input(_open(path), preprocess, spec)
+
+
+def image_input(image: Image.Image, preprocess: Preprocess, spec: TensorSpec) -> Array:
+    """Makes one network input of a decoded image, see `load_image`.
+
+    Args:
+        image: Of any size and mode.
+        preprocess: The recipe.
+        spec: The input.
+
+    Raises:
+        UsageError: The input is not an image of that many channels, or its dtype cannot hold what
+            the recipe computes.
+    """
     channel_axis, height, width = _image_axes(spec, preprocess)
     _check_dtype(spec, preprocess)
-    image = _open(path, preprocess)
+    image = image.convert("L" if preprocess.channels == "L" else "RGB")
     resize = preprocess.resize
     if resize and preprocess in PRESETS:
         resize = round(resize * max(height, width) / PRESET_SIDE)
@@ -307,14 +324,15 @@ def _check_dtype(spec: TensorSpec, preprocess: Preprocess) -> None:
     )
 
 
-def _open(path: Path, preprocess: Preprocess) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     # Pillow costs more to import than the rest of this module, and arrays do not need it.
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            pixels: Image.Image = image.convert("L" if preprocess.channels == "L" else "RGB")
-            return pixels
+        with Image.open(path) as file:
+            file.load()
+            image: Image.Image = file
+            return image
     except FileNotFoundError as error:
         raise UsageError(f"There is no image {path}") from error
     except UnidentifiedImageError as error:

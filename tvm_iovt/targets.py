@@ -1,8 +1,9 @@
 """From the names after `--targets` to `TargetSpec`s.
 
-A target is a TOML file; `targets/README.md` is its reference. Names may carry two suffixes:
-`cuda:sm_90` overrides the GPU architecture (of the host: its x86-64 level, `host:x86-64-v3`), and
-`cuda@arm` names the CPU target that launches the kernels.
+A target is a TOML file; `targets/README.md` is its reference. Names may carry three suffixes:
+`cuda:sm_90` overrides the GPU architecture (of the host: its x86-64 level, `host:x86-64-v3`),
+`host/1` is as many of the CPU's threads, and `cuda@arm` names the CPU target that launches the
+kernels.
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from tvm_iovt import host_cpu, resources
 from tvm_iovt.errors import TargetError
-from tvm_iovt.types import CpuSpec, GpuSpec, TargetSpec
+from tvm_iovt.target_profiles import DATASHEET, LINK, MEASURED, read_links, read_profile
+from tvm_iovt.target_profiles import wrong as _wrong
+from tvm_iovt.types import CpuSpec, DeviceProfile, GpuSpec, TargetSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-_NAME = re.compile(r"(?P<base>[^:@]+)(:(?P<arch>[^:@]+))?(@(?P<host>.+))?")
+_NAME = re.compile(
+    r"(?P<base>.*\.toml|[^:/@]+)(:(?P<arch>[^:/@]+))?(/(?P<threads>\d+))?(@(?P<host>.+))?"
+)
+_TOP_KEYS = ("description", "cross_compiler", "memory_bytes", "active_w", "machine")
+_TABLES = ("cpu", "gpu", DATASHEET, MEASURED)
 _ARCHES = ("x86_64", "aarch64", "armv7l")
+_MAX_W = 1e6
 _CUDA_ARCH = re.compile(r"sm_\d{2,3}[af]?")
 
 
@@ -45,10 +54,15 @@ def load(name: str) -> TargetSpec:
     """
     match = _NAME.fullmatch(name.strip())
     if match is None:
-        raise TargetError(f"{name!r} is not a target name", do="write NAME, NAME:ARCH or NAME@HOST")
+        raise TargetError(
+            f"{name!r} is not a target name",
+            do="write NAME, NAME:ARCH, NAME/THREADS or NAME@HOST",
+        )
     spec, has_cpu = _read(_find(match["base"]), match["base"])
     if match["arch"]:
         spec = _with_arch(spec, match["arch"])
+    if match["threads"]:
+        spec = _with_threads(spec, int(match["threads"]))
     if match["host"]:
         if spec.gpu is None:
             raise TargetError(f"{name}: only GPU targets have a host", do=f"use {match['base']}")
@@ -67,14 +81,41 @@ def load_all(text: str) -> tuple[TargetSpec, ...]:
     Raises:
         TargetError: The list is empty, repeats a name, or leaves a GPU target's host ambiguous.
     """
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
-    if not wanted:
-        raise TargetError("No target was named", do="for example --targets host,arm")
+    wanted = _split(text)
     repeated = sorted({name for name in wanted if wanted.count(name) > 1})
     if repeated:
         raise TargetError(f"Targets named twice: {', '.join(repeated)}", do="name each target once")
-    specs = [load(name) for name in wanted]
-    cpus = [spec for spec in specs if spec.gpu is None]
+    return _load_each(wanted)
+
+
+def load_devices(text: str) -> tuple[TargetSpec, ...]:
+    """As `load_all`, but each name is a device of its own, and one may be named several times.
+
+    The second `host/1` is called `host/1~2`, and is equal in everything else.
+
+    Raises:
+        TargetError: The list is empty, or leaves a GPU target's host ambiguous.
+    """
+    specs = []
+    wanted = _split(text)
+    for position, spec in enumerate(_load_each(wanted)):
+        number = wanted[: position + 1].count(spec.name)
+        name = f"{spec.name}~{number}" if number > 1 else spec.name
+        specs.append(dataclasses.replace(spec, name=name))
+    return tuple(specs)
+
+
+def _split(text: str) -> list[str]:
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    if not wanted:
+        raise TargetError("No target was named", do="for example --targets host,arm")
+    return wanted
+
+
+def _load_each(wanted: list[str]) -> tuple[TargetSpec, ...]:
+    known = {name: load(name) for name in wanted}  # each file is read, and warned of, once
+    specs = [known[name] for name in wanted]
+    cpus = [spec for name, spec in known.items() if spec.gpu is None]
     return tuple(_attach_host(spec, cpus) for spec in specs)
 
 
@@ -117,11 +158,7 @@ def _read(path: Path, name: str) -> tuple[TargetSpec, bool]:
             table = tomllib.load(stream)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise TargetError(f"Cannot read the target {path}", seen=str(error)) from error
-    optional = {f.name for f in dataclasses.fields(TargetSpec)} - {"description"}
-    _fields(table, TargetSpec, path, "", optional=optional)
-    for section in ("cpu", "gpu"):
-        if not isinstance(table.get(section, {}), dict):
-            raise _wrong(path, section, table[section], f"make it a table, [{section}]")
+    top = _read_top(table, path)
     has_cpu = "cpu" in table
     cpu = _read_cpu(table.get("cpu", {"arch": "native"}), path)
     gpu = None
@@ -135,13 +172,58 @@ def _read(path: Path, name: str) -> tuple[TargetSpec, bool]:
         raise TargetError(f"{path} describes neither a [cpu] nor a [gpu]", do="add one")
     spec = TargetSpec(
         name=name,
-        description=table.get("description", ""),
         cpu=cpu,
         gpu=gpu,
-        cross_compiler=table.get("cross_compiler", ""),
         source=str(path),
+        profile=_read_profile(table, path),
+        links=read_links(table.get(LINK), path, name),
+        **top,
     )
     return spec, has_cpu
+
+
+def _read_top(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The keys above all tables."""
+    unknown = sorted(set(table) - {*_TOP_KEYS, *_TABLES, LINK})
+    if unknown:
+        known = ", ".join((*_TOP_KEYS, *_TABLES, LINK))
+        raise _wrong(path, unknown[0], table[unknown[0]], f"known: {known}")
+    if "description" not in table:
+        raise _wrong(path, "description", "nothing", "add it; targets/README.md explains it")
+    for section in _TABLES:
+        if not isinstance(table.get(section, {}), dict):
+            raise _wrong(path, section, table[section], f"make it a table, [{section}]")
+    top = {key: table[key] for key in _TOP_KEYS if key in table}
+    for key in ("description", "cross_compiler", "machine"):
+        if not isinstance(top.get(key, ""), str):
+            raise _wrong(path, key, top[key], "write a text in quotes")
+    memory = top.get("memory_bytes", 0)
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
+        raise _wrong(path, "memory_bytes", memory, "write a whole number of bytes, or leave it out")
+    watts = top.get("active_w", 0.0)
+    if isinstance(watts, bool) or not isinstance(watts, (int, float)) or not 0 <= watts < _MAX_W:
+        raise _wrong(path, "active_w", watts, "write watts beyond idling, or leave it out")
+    return {**top, "active_w": float(watts)}
+
+
+def _read_profile(table: dict[str, Any], path: Path) -> DeviceProfile | None:
+    """What was measured, else what is stated.
+
+    Measurements of a machine that this one is not are left out, with a warning.
+    """
+    stated = read_profile(table[DATASHEET], path, DATASHEET) if DATASHEET in table else None
+    if MEASURED not in table:
+        return stated
+    measured = read_profile(table[MEASURED], path, MEASURED)
+    is_host = table.get("cpu", {}).get("arch") == "native"
+    if is_host and measured.device and measured.device != host_cpu.model():
+        warnings.warn(
+            f"{path}: [{MEASURED}] is not used, as it was measured on {measured.device!r} and this "
+            f"machine is {host_cpu.model()!r}; run `tvm-iovt targets probe host` again",
+            stacklevel=2,
+        )
+        return stated
+    return measured
 
 
 def _read_cpu(table: dict[str, Any], path: Path) -> CpuSpec:
@@ -212,5 +294,17 @@ def _with_arch(spec: TargetSpec, arch: str) -> TargetSpec:
     return dataclasses.replace(spec, cpu=cpu)
 
 
-def _wrong(path: Path, key: str, value: object, do: str) -> TargetError:
-    return TargetError(f"{path}: {key} is wrong", seen=repr(value), do=do)
+def _with_threads(spec: TargetSpec, threads: int) -> TargetSpec:
+    if spec.gpu is not None:
+        raise TargetError(
+            f"{spec.name}/{threads}: only CPU targets take a number of threads",
+            seen=f"{spec.name} is a {spec.gpu.kind} GPU",
+            do=f"write {spec.name}",
+        )
+    if not 1 <= threads <= spec.cpu.cores:
+        raise TargetError(
+            f"{spec.name}/{threads} has too many threads" if threads else f"{spec.name}/0 has none",
+            seen=f"{spec.name} has {spec.cpu.cores} cores",
+            do=f"write {spec.name}/1 to {spec.name}/{spec.cpu.cores}",
+        )
+    return dataclasses.replace(spec, cpu=dataclasses.replace(spec.cpu, cores=threads))

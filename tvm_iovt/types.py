@@ -112,9 +112,9 @@ class KindFit:
     """How units of one kind and number of threads miss the roofline, fitted to measurements.
 
     Attributes:
-        kind: Of `cost_graph.Unit`.
+        kind: Name of the law, see `unit_laws.law_of`: a kind of `cost_graph.Unit`, refined.
         threads: Worker threads of the measurements.
-        coefficients: See `tvm_iovt.unit_times`.
+        coefficients: Of the terms in `unit_laws.terms`.
         median_error: Median of `|predicted - measured| / measured` over the samples, left out one
             at a time.
         samples: Measured units.
@@ -135,12 +135,13 @@ class DeviceProfile:
         source: `measured` (by `targets probe`) or `datasheet`; a target without a profile is
             `assumed`.
         date: ISO date of the measurement, empty for datasheets.
-        device: What was measured, in words.
+        device: What was measured: the CPU's model as the device names it.
         roofs: At least one, by increasing `threads`.
         launch_s: Seconds to start one kernel.
         handoff_s: Seconds from one stage of a pipeline to the next inside of one machine.
         boundary_bytes_per_s: Bytes a second of a tensor at a cut that change their layout there, in
             and out together; 0 if unknown.
+        cache_bytes: Of the last cache, that a stage may have for itself; 0 if unknown.
         fits: See `KindFit`; empty without measurements.
     """
 
@@ -151,6 +152,7 @@ class DeviceProfile:
     launch_s: float
     handoff_s: float = 0.0
     boundary_bytes_per_s: float = 0.0
+    cache_bytes: int = 0
     fits: tuple[KindFit, ...] = ()
 
 
@@ -486,7 +488,8 @@ class Library:
 class Deployment:
     """One way to run the network: a plan and its libraries, for one target (or several).
 
-    `verified` says how the outputs were compared with the reference, or why they were not.
+    `verified` says how the outputs were compared with the reference, or why they were not;
+    `plan_file` is what a partitioned deployment was planned from (see `planning.plan_file`).
     """
 
     name: str
@@ -496,6 +499,7 @@ class Deployment:
     verified: str
     discrepancy: Discrepancy | None = None
     measurement: Measurement | None = None
+    plan_file: FileRecord | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -575,16 +579,6 @@ def from_json(cls: type[T], data: Any) -> T:
         IovtError: The schema is missing or of another major version, a field is missing or
             unknown, or a value has the wrong type.
     """
-    schema = getattr(cls, "SCHEMA", None)
-    if schema is not None:
-        found = data.get("schema") if isinstance(data, dict) else None
-        if found != schema:
-            raise IovtError(
-                f"This is not a {schema.split('/')[1]} that this version can read",
-                seen=f"schema {found!r}; this version reads {schema!r}",
-                do="use the tvm-iovt version that wrote it, or compile the model again",
-            )
-        data = {key: item for key, item in data.items() if key != "schema"}
     return typing.cast(T, _decode(cls, data, cls.__name__))
 
 
@@ -616,7 +610,23 @@ def _type_hints(cls: type[Any]) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def _without_schema(cls: type[Any], data: Any) -> Any:
+    """The data of an object that carries its schema, which has to be the right one."""
+    schema = getattr(cls, "SCHEMA", None)
+    if schema is None:
+        return data
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != schema:
+        raise IovtError(
+            f"This is not a {schema.split('/')[1]} that this version can read",
+            seen=f"schema {found!r}; this version reads {schema!r}",
+            do="use the tvm-iovt version that wrote it, or compile the model again",
+        )
+    return {key: item for key, item in data.items() if key != "schema"}
+
+
 def _decode_dataclass(cls: type[Any], data: Any, where: str) -> Any:
+    data = _without_schema(cls, data)
     if not isinstance(data, dict):
         raise _wrong(where, f"a {cls.__name__} object", data)
     hints = _type_hints(cls)  # type: ignore[arg-type]  # classes are hashable

@@ -9,6 +9,7 @@ from pathlib import Path
 from tvm_iovt import accuracy, bundle, images, runtime
 from tvm_iovt.discrepancy import compare
 from tvm_iovt.errors import BundleError, NumericsError
+from tvm_iovt.runtime.stage_by_stage import run_stages, why_not_run
 from tvm_iovt.types import Deployment, Discrepancy, Manifest
 
 Progress = Callable[[str], None]
@@ -73,12 +74,14 @@ def verify_sample(
             checks.append(
                 Check(deployment=deployment.name, where="this machine", discrepancy=found)
             )
-        elif emulate or target is not None:
-            checks.append(_emulated(path, manifest, deployment, rtol, atol, progress))
-        else:
+            continue
+        reason = why_not_run(path, deployment, emulate=emulate or target is not None)
+        if reason:
             checks.append(
                 Check(deployment=deployment.name, where="nowhere", skipped=f"it {reason}")
             )
+        else:
+            checks.append(_by_stages(path, manifest, deployment, rtol, atol, progress))
     if all(check.skipped for check in checks):
         raise BundleError(
             f"Nothing in {path} can be verified on this machine",
@@ -98,7 +101,7 @@ def _chosen(path: Path, manifest: Manifest, target: str | None) -> tuple[Deploym
     return chosen
 
 
-def _emulated(
+def _by_stages(
     path: Path,
     manifest: Manifest,
     deployment: Deployment,
@@ -106,18 +109,15 @@ def _emulated(
     atol: float | None,
     progress: Progress,
 ) -> Check:
-    from tvm_iovt.runtime.emulate import emulate_deployment
-
-    progress(f"running {deployment.name} under emulation")
-    outputs, emulator = emulate_deployment(path, deployment.name)
-    _, expected = bundle.load_sample(path, manifest.sample.file)
+    inputs, expected = bundle.load_sample(path, manifest.sample.file)
+    outputs, where = run_stages(path, manifest, deployment, inputs, progress)
     found = compare(
         outputs,
         expected,
         tolerance=manifest.tolerance.stated(rtol, atol),
         reference=manifest.reference,
     )
-    return Check(deployment=deployment.name, where=emulator, discrepancy=found)
+    return Check(deployment=deployment.name, where=where, discrepancy=found)
 
 
 def evaluate_data(

@@ -1,10 +1,20 @@
+import dataclasses
+import itertools
+import math
+import random
+from xml.etree import ElementTree
+
 import pytest
 
+from tvm_iovt.cost_graph import CostGraph, Edge, Unit
 from tvm_iovt.types import (
+    Alternative,
     CpuSpec,
     Decision,
     Deployment,
+    DeviceProfile,
     Discrepancy,
+    DtypePeak,
     FileRecord,
     GpuSpec,
     Library,
@@ -13,8 +23,11 @@ from tvm_iovt.types import (
     OpCost,
     OutputDiscrepancy,
     PartitionPlan,
+    Prediction,
     Preprocess,
+    Roof,
     Stage,
+    StagePrediction,
     TargetSpec,
     TensorSpec,
     Tolerance,
@@ -202,3 +215,203 @@ def manifest(deployments, operators, decisions):
         ),
         labels=("tench", "goldfish"),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a plan file holds."""
+
+    model_name: str
+    targets: tuple[TargetSpec, ...]
+    graph: CostGraph
+    unit_s: tuple[tuple[float, ...], ...]
+    measured: tuple[tuple[float, ...], ...]
+    plan: PartitionPlan
+
+
+def make_graph(blocks=14, names=None):
+    """Inverted residuals: pointwise, depthwise, pointwise, and a sum in every second block."""
+    units = []
+    edges = []
+
+    def add(kind, channels_in, channels_out, size, *, kernel=1, groups=1):
+        index = len(units)
+        taps = channels_in // groups * kernel * kernel
+        flops = 0 if kind == "move" else 2 * size * size * channels_out * taps
+        if kind == "elementwise":
+            flops = size * size * channels_out
+        units.append(
+            Unit(
+                index=index,
+                name=names(index) if names else f"/features/{index // 4}/{kind}_{index}",
+                operators=(f"{kind}_{index}",),
+                kind=kind,
+                flops=flops,
+                bytes_in=4 * size * size * channels_in,
+                bytes_out=4 * size * size * channels_out,
+                bytes_weights=4 * taps * channels_out if kind in _CONVOLUTIONS else 0,
+                shape_out=(1, channels_out, size, size),
+            )
+        )
+        spec = TensorSpec(name=f"t{index}", shape=(1, channels_out, size, size), dtype="float32")
+        edges.append((spec, index - 1))
+
+    add("conv", 3, 32, 112, kernel=3)
+    size, channels = 112, 16
+    for block in range(blocks):
+        if block in (1, 3, 6, 10):
+            size, channels = size // 2, channels + channels // 2
+        wide = 6 * channels
+        add("pointwise", channels, wide, size)
+        add("depthwise", wide, wide, size, kernel=3, groups=wide)
+        add("pointwise", wide, channels, size)
+        add("elementwise" if block % 2 else "move", channels, channels, size)
+    add("reduce", channels, channels, 1)
+    add("matmul", channels, 1000, 1)
+    tensors = [
+        Edge(spec=spec, producer=at, consumers=(at + 1,) if at + 1 < len(units) else ())
+        for at, (spec, _) in enumerate(edges)
+    ]
+    tensors[-1] = dataclasses.replace(tensors[-1], is_output=True)
+    image = TensorSpec(name="image", shape=(1, 3, 224, 224), dtype="float32")
+    tensors.insert(0, Edge(spec=image, producer=-1, consumers=(0,)))
+    return CostGraph(units=tuple(units), edges=tuple(tensors))
+
+
+_CONVOLUTIONS = ("conv", "pointwise", "depthwise", "matmul")
+
+
+def make_profile(source="measured", scale=1.0, threads=(1, 2, 4)):
+    return DeviceProfile(
+        source=source,
+        date="2026-11-20" if source == "measured" else "",
+        device="Cortex-A72, 1.5 GHz" if source == "measured" else "",
+        roofs=tuple(
+            Roof(
+                threads=count,
+                peaks=(
+                    DtypePeak(dtype="float32", flops_per_s=scale * 11e9 * count),
+                    DtypePeak(dtype="int8", flops_per_s=scale * 22e9 * count),
+                ),
+                bandwidth_bytes_per_s=scale * (3.2e9 + 0.7e9 * count),
+                shared_bandwidth_bytes_per_s=scale * 2.1e9,
+                cache_bandwidth_bytes_per_s=scale * 21e9 * count,
+            )
+            for count in threads
+        ),
+        launch_s=4e-6,
+        handoff_s=60e-6,
+    )
+
+
+def make_planned(*, stages=3, measured=False, names=None, blocks=14):
+    """A network on three devices, cut into so many stages."""
+    graph = make_graph(blocks, names)
+    specs = (
+        dataclasses.replace(ARM, profile=make_profile(), memory_bytes=512 << 20),
+        dataclasses.replace(X86, profile=make_profile("datasheet", 6.0, (1, 2))),
+        dataclasses.replace(CUDA, profile=make_profile("measured", 30.0, (1,))),
+    )
+    chance = random.Random(6)
+
+    def row(scale):
+        return tuple(
+            max(unit.flops / (scale * 30e9), unit.nbytes / (scale * 5e9)) * chance.uniform(1.1, 2.6)
+            + 4e-6
+            for unit in graph.units
+        )
+
+    unit_s = (row(1.0), row(5.0), (math.inf, *row(25.0)[1:]))
+    ends = [len(graph.units) * part // stages for part in range(stages + 1)]
+    parts = [graph.units[first:last] for first, last in itertools.pairwise(ends)]
+    tensor = TensorSpec(name="x", shape=(1, 3, 224, 224), dtype="float32")
+    made = tuple(
+        Stage(
+            index=index,
+            target=specs[index].name,
+            units=tuple(unit.name for unit in part),
+            inputs=(tensor,),
+            outputs=(tensor,),
+            threads=specs[index].cpu.cores if specs[index].gpu is None else 0,
+        )
+        for index, part in enumerate(parts)
+    )
+    expected = tuple(
+        StagePrediction(
+            receive_s=0.0021 if index else 0.0,
+            compute_s=sum(unit_s[index][unit.index] for unit in part),
+            send_s=0.0003 if index == stages - 1 else 0.0,
+            bytes_in=602_112,
+            memory_bytes=41_000_000 + 9_000_000 * index,
+        )
+        for index, part in enumerate(parts)
+    )
+    steps = [s for e in expected for s in (e.receive_s, e.compute_s, e.send_s)]
+    prediction = Prediction(
+        latency_s=sum(steps),
+        period_s=max(steps),
+        stages=expected,
+        source="calibrated",
+        noise=0.08,
+    )
+    plan = PartitionPlan(
+        stages=made,
+        objective="throughput",
+        reason="Three stages give 1.8 times the frames a second of the best single device.",
+        prediction=prediction,
+        alternatives=(
+            Alternative(
+                name="the whole network on x86",
+                latency_s=0.0141,
+                period_s=0.0141,
+                reason="42% fewer frames a second",
+            ),
+            Alternative(
+                name="arm | x86, cut after /features/4/elementwise_16",
+                latency_s=0.031,
+                period_s=0.0122,
+                reason="the cut moves 1.2 MB, which takes longer than it saves",
+            ),
+        ),
+        reasons=(
+            "Moves 0.6 MB in 2.1 ms; one unit later arm would set the period.",
+            "Moves 0.1 MB in 2.1 ms; behind it the tensors are smallest.",
+        )[: stages - 1],
+    )
+    times = (
+        tuple(tuple(seconds * chance.uniform(0.8, 1.3) for seconds in row) for row in unit_s[:1])
+        if measured
+        else ()
+    )
+    if times:
+        unit_s = (times[0], *unit_s[1:])
+    return Planned(
+        model_name="mobilenet_v2",
+        targets=specs,
+        graph=graph,
+        unit_s=unit_s,
+        measured=(times[0], (), ()) if times else (),
+        plan=plan,
+    )
+
+
+@pytest.fixture
+def planned():
+    return make_planned(measured=True)
+
+
+@pytest.fixture
+def plan_of():
+    return make_planned
+
+
+@pytest.fixture
+def svgs():
+    """The charts of some markup, as elements."""
+
+    def find(markup):
+        # Entities of HTML that XML lacks do not occur: `html.escape` makes numeric ones of quotes.
+        root = ElementTree.fromstring(f"<body>{markup}</body>")
+        return list(root.iter("svg"))
+
+    return find

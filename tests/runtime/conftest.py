@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -226,6 +229,51 @@ def two_stage_bundle(host_bundle: Path, tmp_path: Path) -> Path:
     return host_bundle
 
 
+@pytest.fixture(scope="session")
+def balanced_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two equal stages for this machine, of several milliseconds each."""
+    from tvm import relax
+
+    x, t, y = (TensorSpec(name=name, shape=(192, 192), dtype="float32") for name in "xty")
+    arch = platform.machine()
+    destination = tmp_path_factory.mktemp("balanced") / "balanced.iovt"
+    weight = np.random.default_rng(2).standard_normal((192, 192)).astype(np.float32) / 14
+    with bundle.staging(destination, overwrite=True) as folder:
+        libraries = []
+        for index, spec in enumerate((x, t)):
+            argument = relax.Var(spec.name, relax.TensorType(spec.shape, spec.dtype))
+            builder = relax.BlockBuilder()
+            with builder.function("main", [argument]):
+                with builder.dataflow():
+                    product = builder.emit(relax.op.matmul(argument, relax.const(weight)))
+                    result = builder.emit_output(relax.op.nn.relu(product))
+                builder.emit_func_output(result)
+            file = f"stage{index}.{arch}.so"
+            _export(builder.get(), arch, folder / file)
+            record = bundle.record(folder, file)
+            libraries.append(
+                Library(stage=index, file=record, device="cpu", parameters_bytes=weight.nbytes)
+            )
+        stages = (
+            Stage(index=0, target=arch, inputs=(x,), outputs=(t,)),
+            Stage(index=1, target=arch, inputs=(t,), outputs=(y,)),
+        )
+        deployment = Deployment(
+            name=arch,
+            targets=(TargetSpec(name=arch, description="generic", cpu=cpu(arch)),),
+            plan=PartitionPlan(stages=stages, objective="cuts", reason="stated"),
+            libraries=tuple(libraries),
+            verified="not verified",
+        )
+        image = np.random.default_rng(3).random(x.shape, np.float32)
+        outputs = {"y": np.maximum(np.maximum(image @ weight, 0) @ weight, 0)}
+        sample = bundle.save_sample(folder, {"x": image}, outputs)
+        (folder / "report.html").write_text("<!doctype html><title>report</title>\n")
+        found = manifest(folder, (deployment,), sample)
+        bundle.save_manifest(folder, dataclasses.replace(found, inputs=(x,), outputs=(y,)))
+    return destination
+
+
 @pytest.fixture
 def arm_bundle(tmp_path: Path, arm_library: Path) -> Path:
     """A bundle for 64-bit ARM."""
@@ -260,3 +308,110 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny() -> Tiny:
     return Tiny()
+
+
+class FakeDevice:
+    """A stage without a device: adds its numbers up, in the time that a test chooses.
+
+    `seconds(action, n)` is how long the n-th receive, compute or send takes; `fail` and `block`
+    name an action (`open` and `close`, too) and which call of it; `release` ends the blocking.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inputs: tuple[str, ...],
+        output: str,
+        *,
+        lanes: int = 1,
+        seconds: Callable[[str, int], float] = lambda action, n: 0.0,
+        fail: tuple[str, int] | None = None,
+        block: tuple[str, int] | None = None,
+    ) -> None:
+        self.name, self.inputs, self.output, self.lanes = name, inputs, output, lanes
+        self.seconds, self.fail, self.block = seconds, fail, block
+        self.release = threading.Event()
+        self.open_lanes = 0
+        self.computing = 0
+        self.computed_together = 0
+        self.calls: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def act(self, action: str) -> None:
+        with self._lock:
+            n = self.calls.get(action, 0)
+            self.calls[action] = n + 1
+        if self.block == (action, n):
+            self.release.wait()
+        if self.fail == (action, n):
+            raise RuntimeError(f"{self.name} broke")
+        seconds = self.seconds(action, n)
+        if seconds:
+            time.sleep(seconds)
+
+    def open_lane(self) -> FakeLane:
+        self.act("open")
+        self.open_lanes += 1
+        return FakeLane(self)
+
+    def stage(self) -> Any:
+        from tvm_iovt.runtime.pipeline_stage import PipelineStage
+
+        return PipelineStage(device=self, inputs=self.inputs, outputs=(self.output,))
+
+
+class FakeLane:
+    def __init__(self, device: FakeDevice) -> None:
+        self.device = device
+        self.thread = threading.get_ident()
+        self.values: dict[str, Any] = {}
+
+    def receive(self, values: Any) -> None:
+        assert threading.get_ident() == self.thread
+        assert set(values) == set(self.device.inputs)
+        self.device.act("receive")
+        self.values = dict(values)
+
+    def compute(self) -> None:
+        assert threading.get_ident() == self.thread
+        device = self.device
+        device.computing += 1
+        device.computed_together = max(device.computed_together, device.computing)
+        try:
+            device.act("compute")
+        finally:
+            device.computing -= 1
+        total = np.sum([np.asarray(value) for value in self.values.values()], axis=0)
+        self.values = {device.output: total + 1}
+
+    def send(self) -> dict[str, Any]:
+        self.device.act("send")
+        values, self.values = self.values, {}
+        return values
+
+    def close(self) -> None:
+        assert threading.get_ident() == self.thread
+        self.device.open_lanes -= 1
+        self.device.act("close")
+
+
+def fake_chain(*devices: dict[str, Any]) -> list[FakeDevice]:
+    """Stages that pass `x` on as `t0`, `t1`, ...; each adds one."""
+    names = ["x", *(f"t{i}" for i in range(len(devices)))]
+    return [
+        FakeDevice(f"stage {i} on fake{i}", (names[i],), names[i + 1], **options)
+        for i, options in enumerate(devices)
+    ]
+
+
+@dataclass(frozen=True)
+class Fakes:
+    """The above, for tests."""
+
+    Device = FakeDevice
+    chain = staticmethod(fake_chain)
+
+
+@pytest.fixture
+def fakes() -> Fakes:
+    return Fakes()

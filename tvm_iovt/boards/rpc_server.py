@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from tvm_iovt.boards import channels
 from tvm_iovt.boards.address import Address
 from tvm_iovt.boards.confinement import (
     SESSION_FAILED,
@@ -70,9 +71,12 @@ def serve(
             test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             test.bind(bind.pair)
         os.register_at_fork(after_in_child=in_session)
+        states: list[PopenRPCServerState] = []
+        channels.register(lambda: states[0].sock if states else None)
         state = PopenRPCServerState(
             bind.host, bind.port, bind.port + 1, tracker_addr=tracker.pair, key=key
         )
+        states.append(state)
     except Exception as error:
         os.write(ready, json.dumps({"error": f"{error}"[:500]}).encode() + b"\n")
         return 1

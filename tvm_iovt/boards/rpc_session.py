@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tvm_iovt.boards import channels
 
 ENVIRONMENT = {"TVM_USE_RUNTIME_LIB": "1"}
 """Variables of the process: the compiler, 240 MB, is not needed to talk to a board."""
@@ -117,11 +120,19 @@ class RpcSession:
             return False
         return True
 
+    def open_channel(self, word: str) -> bool:
+        """Have the board expect a further connection that says a word; False if it cannot."""
+        try:
+            opened = self._session.get_function(channels.OPEN_CHANNEL)
+        except Exception:  # as in `has_function`: a board of an older version, or TVM's own server
+            return False
+        return bool(opened(word))
+
     def load_library(self, library: Path) -> Any:
         """Upload a shared library and load it there; the module."""
         self._uploads += 1
-        # The dynamic loader knows libraries by their names.
-        name = f"{self._uploads}-{library.name}"
+        # The dynamic loader knows libraries by their names; other channels upload there, too.
+        name = f"{os.getpid()}-{self._uploads}-{library.name}"
         self._session.upload(str(library), name)
         module = self._session.load_module(name)
         self._session.remove(name)  # is in memory now; the board's storage may be small
@@ -140,7 +151,7 @@ class NetworkSession(RpcSession):
 
     def __init__(self) -> None:
         super().__init__()
-        self._networks: list[_Network] = []
+        self._networks: list[_Network | None] = []
 
     def load(self, stages: Sequence[RemoteStage], outputs: Sequence[str]) -> int:
         """Upload a network; its number, for the other methods.
@@ -154,7 +165,35 @@ class NetworkSession(RpcSession):
 
     def run(self, network: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a network once, from arrays to arrays; its inputs stay placed for `time_device`."""
-        return self._networks[network].run(inputs)
+        return self._loaded(network).run(inputs)
+
+    def use_threads(self, threads: int) -> int:
+        """Have the board compute what comes through this connection with so many threads.
+
+        Returns:
+            The number that it uses: fewer if it has fewer.
+        """
+        big_cores_first = 1  # ThreadGroup::AffinityMode::kBig
+        count = self._session.get_function("runtime.NumThreads")
+        if count() > threads:
+            self._session.get_function("runtime.config_threadpool")(big_cores_first, threads)
+        return int(count())
+
+    def receive(self, network: int, inputs: dict[str, np.ndarray]) -> None:
+        """The first third of `run`: bring the inputs to the board."""
+        self._loaded(network).receive(inputs)
+
+    def compute(self, network: int) -> None:
+        """The second third of `run`; returns when the board has computed."""
+        self._loaded(network).compute()
+
+    def send(self, network: int) -> dict[str, np.ndarray]:
+        """The last third of `run`: what `compute` made."""
+        return self._loaded(network).send()
+
+    def unload(self, network: int) -> None:
+        """Free a network's memory on the board; its number is not given again."""
+        self._networks[network] = None
 
     def time_device(self, network: int, number: int, repeat: int) -> list[float]:
         """Seconds of one inference on the inputs of the last `run`, copies excluded.
@@ -164,7 +203,7 @@ class NetworkSession(RpcSession):
             number: Inferences that each sample is the average of.
             repeat: Samples.
         """
-        return self._networks[network].time_device(number, repeat)
+        return self._loaded(network).time_device(number, repeat)
 
     def time_end_to_end(
         self, network: int, inputs: dict[str, np.ndarray], repeat: int
@@ -173,9 +212,16 @@ class NetworkSession(RpcSession):
         samples = []
         for _ in range(repeat):
             began_s = time.perf_counter()
-            self._networks[network].run(inputs)
+            self._loaded(network).run(inputs)
             samples.append(time.perf_counter() - began_s)
         return samples
+
+    def _loaded(self, network: int) -> _Network:
+        found = self._networks[network]
+        if found is None:
+            message = f"network {network} was unloaded"
+            raise ValueError(message)
+        return found
 
 
 class _Network:
@@ -198,12 +244,19 @@ class _Network:
         self._timers: dict[tuple[int, int], list[Any]] = {}
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.receive(inputs)
+        self.compute()
+        return self.send()
+
+    def receive(self, inputs: dict[str, np.ndarray]) -> None:
         for name, array in inputs.items():
             if name in self._placed:
                 self._placed[name].copyfrom(array)
             else:
                 kind = next(s.kind for s in self._stages if name in s.inputs)
                 self._placed[name] = self._session._place(array, kind)
+
+    def compute(self) -> None:
         values = dict(self._placed)
         for stage, machine in zip(self._stages, self._machines, strict=True):
             machine.set_input("main", *(values[name] for name in stage.inputs))
@@ -211,8 +264,12 @@ class _Network:
             results = machine.get_outputs("main")
             results = results if isinstance(results, tuple) else (results,)
             values.update(zip(stage.outputs, results, strict=True))
+        for kind in {stage.kind for stage in self._stages} - {"llvm"}:
+            self._session.device(kind).sync()
         self._values = values
-        return {name: values[name].numpy() for name in self._outputs}
+
+    def send(self) -> dict[str, np.ndarray]:
+        return {name: self._values[name].numpy() for name in self._outputs}
 
     def time_device(self, number: int, repeat: int) -> list[float]:
         totals = [0.0] * repeat

@@ -6,6 +6,7 @@ heartbeat stops; so a board that loses power in the middle of a call costs secon
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -150,6 +151,23 @@ class BoardSession:
             return self._worker.call(method, *arguments, timeout_s=timeout_s)
         except (CallFailed, WorkerLost) as error:
             raise self._failed(step, error, timeout_s) from error
+
+    def open_channel(self) -> BoardSession | None:
+        """A further session in the same process of the board, for another thread here.
+
+        It ends with this one. The two compute at the same time, if they are told to.
+
+        Returns:
+            The session, to be closed before this one; None if the board serves only one.
+
+        Raises:
+            DeviceError: The board failed, or the further connection did.
+        """
+        word = secrets.token_hex(16)
+        if not self.call("opening a channel", "open_channel", word):
+            return None
+        assignment = Assignment(address=self.address, match_key=word)
+        return BoardSession(self._request, assignment, self._heartbeat)
 
     def ask(self) -> BoardStatus | None:
         """What the board's heartbeat says now; None if it has none, or does not answer."""

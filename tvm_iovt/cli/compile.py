@@ -14,6 +14,7 @@ from tvm_iovt.cli.options import (
     cross_compiler_option,
     input_shape_option,
     kernel_options,
+    plan_options,
     print_json,
 )
 from tvm_iovt.errors import EXIT_OK, UsageError
@@ -27,6 +28,19 @@ if TYPE_CHECKING:
 @click.option("--targets", default="host", show_default=True, help="Comma-separated: host,arm.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL.iovt here.")
 @input_shape_option
+@plan_options
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    help="Build this plan, which `tvm-iovt plan -o` wrote; it names the targets.",
+)
+@click.option(
+    "--prepare",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Also build N plans for slower devices and links, which `run --adapt` chooses among.",
+)
 @kernel_options
 @click.option(
     "--measure",
@@ -64,6 +78,11 @@ def compile_command(
     targets: str,
     output: Path | None,
     input_shapes: tuple[str, ...],
+    objective: str | None,
+    cuts: str,
+    links: tuple[str, ...],
+    plan: Path | None,
+    prepare: int,
     fuse: str,
     precision: str,
     winograd: bool,
@@ -89,7 +108,11 @@ def compile_command(
     MODEL is an .onnx file, or a .pt2 file from torch.export.save. The outputs of every target
     that can run here are compared with the reference; a difference beyond the tolerance is an
     error (exit 6) and leaves no bundle.
+
+    Without --objective, --cuts or --plan every target gets the whole network; with one of them the
+    network is cut into stages, one for each target that the plan uses.
     """
+    from tvm_iovt.cli.plan import print_plan
     from tvm_iovt.cli.progress import steps
     from tvm_iovt.compiler import CompileOptions, compile_model
     from tvm_iovt.frontend.shapes import parse_input_shapes
@@ -114,6 +137,11 @@ def compile_command(
         winograd=winograd,
         measure=measure,
         tuned=tuned,
+        objective=objective or "",
+        cuts=tuple(cut.strip() for cut in cuts.split(",") if cut.strip()),
+        plan=plan,
+        links=links,
+        prepare=prepare,
     )
     if tune is not None:
         code = _tune_first(model, options, tune, tracker, key, as_json=as_json)
@@ -128,6 +156,8 @@ def compile_command(
     if as_json:
         print_json({"bundle": str(result.path), "manifest": to_json(result.manifest)})
         return EXIT_OK
+    for file in result.plans[:1]:
+        print_plan(file, verbosity=verbosity)
     tables.render(tables.deployments_table(result.manifest.deployments), sys.stdout)
     if precision != "fp32":
         for deployment in result.manifest.deployments:

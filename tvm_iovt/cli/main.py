@@ -19,6 +19,7 @@ from tvm_iovt.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IovtError
 # need not import the verbs).
 VERBS = (
     ("compile", "compile", "compile_command", "Compile a model to a verified bundle."),
+    ("plan", "plan", "plan_command", "Decide where a model is cut, and what runs where."),
     ("fuse", "fuse", "fuse_command", "Fold what is linear in an ONNX model; write ONNX again."),
     ("tune", "tune", "tune_command", "Search faster schedules by measuring; resumable."),
     ("logs", "logs", "logs", "Show, merge, prune and share tuning records."),
@@ -28,6 +29,7 @@ VERBS = (
     ("board", "board", "board_command", "Serve this machine as a board of a tracker."),
     ("tracker", "tracker", "tracker_command", "Run the tracker that hands out boards."),
     ("inspect", "inspect", "inspect", "Show what a model or a bundle contains."),
+    ("report", "report", "report_command", "Draw a bundle or a plan as one HTML file."),
     ("bundle", "bundle", "bundle", "Check a bundle, or pack it for a board without Python."),
     ("targets", "targets", "targets_command", "List the targets, or show one."),
     ("zoo", "zoo", "zoo", "List and export known models."),

@@ -114,6 +114,35 @@ def kernel_options(function: F) -> F:
     return function
 
 
+def plan_options(function: F) -> F:
+    """`--objective`, `--cuts`, `--link`: how a network is cut onto several devices."""
+    for option in (
+        click.option(
+            "--link",
+            "links",
+            multiple=True,
+            metavar="TARGET=RATE[,LATENCY]",
+            help="The way between the caller and a target, such as arm=100Mbit/s,2ms; over what "
+            "the target's file says. Repeat for each.",
+        ),
+        click.option(
+            "--cuts",
+            default="",
+            metavar="OP[,OP...]",
+            help="Cut behind these operators; the targets get the parts in order.",
+        ),
+        click.option(
+            "--objective",
+            type=click.Choice(["latency", "throughput", "memory", "energy", "paper"]),
+            help="Cut the network onto the targets so that this is best: time of one frame, frames "
+            "a second of a pipeline, the largest stage's memory, joules, or what the formula of "
+            "arXiv 2411.00838 says.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def common_options(function: F) -> F:
     """`--json`, `-v` and `--config`, in that order in the help."""
     for option in (config_option, verbose_option, json_option):

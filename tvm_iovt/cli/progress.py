@@ -46,7 +46,7 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def counter(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A callable that shows `done` of `total`, with the time left."""
+    """A callable that shows `done` of `total`, with the time left; a total of 0 is not known."""
     if not sys.stderr.isatty():
         last_s = time.monotonic()
 
@@ -55,7 +55,7 @@ def counter(unit: str) -> Iterator[Callable[[int, int], None]]:
             now_s = time.monotonic()
             if done == total or now_s - last_s > 5:
                 last_s = now_s
-                click.echo(f"{done} of {total} {unit}", err=True)
+                click.echo(f"{done} of {total} {unit}" if total else f"{done} {unit}", err=True)
 
         yield plain
         return
@@ -66,4 +66,4 @@ def counter(unit: str) -> Iterator[Callable[[int, int], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

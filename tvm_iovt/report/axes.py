@@ -43,6 +43,16 @@ def time_ticks(end_s: float) -> tuple[str, list[Tick]]:
     return "hours", [(at, f"{at // 3600}:{at % 3600 // 60:02}") for at in at_s]
 
 
+def duration_ticks(start_s: float, end_s: float) -> tuple[str, list[Tick]]:
+    """The unit and the ticks of an axis of short times, from one to a later one."""
+    ticks_s = _ticks(start_s, end_s, 8)
+    units = (("seconds", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9))
+    unit, scale = next((u for u in units if (end_s - start_s) * u[1] >= 2), units[-1])
+    step = (ticks_s[1] - ticks_s[0]) * scale
+    digits = next((d for d in range(9) if _is_whole(step * 10**d)), 3)
+    return unit, [(tick_s, f"{tick_s * scale:.{digits}f}") for tick_s in ticks_s]
+
+
 def _ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
     """Round numbers within an interval, about as many as wanted and at least two."""
     exact = (high - low) / wanted

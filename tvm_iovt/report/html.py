@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tvm_iovt.report.blocks import facts_list, rows_table, section, tiles_panel
 from tvm_iovt.report.charts import intensity_plot, op_bars
 from tvm_iovt.report.markup import Markup, breakable, element, joined
 from tvm_iovt.report.page import page
+from tvm_iovt.report.plan_section import STYLE, plan_sections
+from tvm_iovt.report.plan_view import PlanLike
 from tvm_iovt.report.summary import group_by_op, is_unknown, moved_bytes, unknown_note
 from tvm_iovt.report.units import (
     format_bytes,
@@ -34,24 +36,29 @@ from tvm_iovt.types import (
 _SUBJECTS_SHOWN = 3
 
 
-def html_report(manifest: Manifest) -> str:
+def html_report(manifest: Manifest, plans: Mapping[str, PlanLike] | None = None) -> str:
     """What was built, whether it is right, where the work is, and what the passes decided.
 
     Args:
         manifest: Of the bundle. Its `report` record is not looked at, so the report can be made
             before its own checksum is known.
+        plans: What deployments were planned from, by their names; without them their plans are
+            shown without units.
 
     Returns:
         A complete HTML document. Every string of the manifest is escaped.
     """
-    sections = [_deployments(manifest.deployments)]
+    sections = [
+        _deployments(manifest.deployments),
+        *plan_sections(manifest.deployments, plans),
+    ]
     if manifest.operators:
         sections.append(_work(manifest.operators))
     sections += [_decisions(manifest.decisions), _interface(manifest)]
     if manifest.operators:
         sections.append(_operators(manifest.operators))
     body = joined(_header(manifest), element("main", *sections), _footer(manifest))
-    return page(f"{manifest.model_name} - tvm-iovt report", body)
+    return page(f"{manifest.model_name} - tvm-iovt report", body, style=STYLE)
 
 
 def _header(manifest: Manifest) -> Markup:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +12,20 @@ import numpy as np
 
 from tvm_iovt import bundle
 from tvm_iovt.discrepancy import compare
-from tvm_iovt.errors import BundleError, DeviceError, UsageError
+from tvm_iovt.errors import BundleError, UsageError
 from tvm_iovt.runtime import libtvm
 from tvm_iovt.runtime import threads as thread_pool
+from tvm_iovt.runtime.compiled_stage import (
+    CPU,
+    CompiledStage,
+    load_library,
+    misfit,
+    stage_target,
+    to_device,
+)
 from tvm_iovt.runtime.machine import environment, this_machine
-from tvm_iovt.types import (
-    Deployment,
-    Discrepancy,
-    Library,
-    Manifest,
-    Measurement,
-    Stage,
-    TargetSpec,
-    TensorSpec,
-)
-
-_DEVICE_TYPES = {"llvm": 1, "cuda": 2, "vulkan": 7}  # DLDeviceType of dlpack.h
-# The kinds of exception that TVM's checks become in Python.
-_FFI_ERRORS = (
-    *(RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError),
-    *(OSError, MemoryError),
-)
-_POOLED_ALLOCATOR = 2  # AllocatorType of tvm/runtime/memory/memory_manager.h
-_ALIGNMENT_BYTES = 64  # what compiled kernels assume of their arguments
-_SMALL_BYTES = 16384  # what is copied in less time than it takes to describe it to TVM
+from tvm_iovt.runtime.network_inputs import InputPlace, check_inputs
+from tvm_iovt.types import Deployment, Discrepancy, Manifest, Measurement, TensorSpec
 
 
 def load(
@@ -112,12 +99,16 @@ class Executor:
         self._path = path
         self._ffi = ffi
         libraries = {library.stage: library for library in deployment.libraries}
-        targets = {target.name: target for target in deployment.targets}
         self._stages = tuple(
-            _CompiledStage(path, stage, libraries[stage.index], _target(path, stage, targets), ffi)
+            CompiledStage(
+                stage,
+                stage_target(path, stage, deployment),
+                load_library(path, libraries[stage.index], ffi),
+                ffi,
+            )
             for stage in deployment.plan.stages
         )
-        self._places = {spec.name: _InputPlace(spec, ffi) for spec in manifest.inputs}
+        self._places = {spec.name: InputPlace(spec, ffi) for spec in manifest.inputs}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -142,7 +133,7 @@ class Executor:
             UsageError: An input is missing, unknown, or of another shape or dtype.
             DeviceError: The network failed while running.
         """
-        self._check_inputs(inputs)
+        check_inputs(self.inputs, inputs)
         return self._fetch(self._execute(self._feed(inputs)))
 
     def benchmark(
@@ -199,7 +190,7 @@ class Executor:
             UsageError: An input is wrong.
             DeviceError: The network failed while running.
         """
-        self._check_inputs(inputs)
+        check_inputs(self.inputs, inputs)
         call: Callable[[], object] = functools.partial(self.run, inputs)
         if scope == "device":
             call = functools.partial(self._execute, self._place(self._feed(inputs)))
@@ -241,23 +232,6 @@ class Executor:
         tolerance = self.manifest.tolerance.stated(rtol, atol)
         return compare(actual, expected, tolerance=tolerance, reference=self.manifest.reference)
 
-    def _check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
-        if inputs.keys() != self._places.keys():
-            wanted = "; ".join(map(str, self.inputs))
-            given = ", ".join(map(repr, inputs)) or "none"
-            raise UsageError("The inputs have the wrong names", seen=given, do=f"give {wanted}")
-        for name, place in self._places.items():
-            array, spec = inputs[name], place.spec
-            if not isinstance(array, np.ndarray):
-                raise UsageError(f"Input {name} is not a NumPy array", seen=type(array).__name__)
-            if array.shape != spec.shape or array.dtype != place.dtype:
-                shape = "x".join(map(str, array.shape)) or "scalar"
-                raise UsageError(
-                    f"Input {name} has the wrong shape or dtype",
-                    seen=f"{shape} {array.dtype}",
-                    do=f"give {spec}",
-                )
-
     def _feed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {name: self._places[name].tensor(array) for name, array in inputs.items()}
 
@@ -278,113 +252,9 @@ class Executor:
     def _fetch(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         outputs = {}
         for spec in self.outputs:
-            tensor = _to_device(self._ffi, values[spec.name], _DEVICE_TYPES["llvm"])
+            tensor = to_device(self._ffi, values[spec.name], CPU)
             outputs[spec.name] = np.array(np.from_dlpack(tensor))
         return outputs
-
-
-@contextlib.contextmanager
-def _new_name(file: Path) -> Iterator[Path]:
-    """A path to a library that no library was loaded from before.
-
-    The dynamic loader knows libraries by the path that they were loaded from, and gives the old
-    one when a bundle was compiled again in its place.
-    """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="tvm-iovt-"))
-    except OSError:  # no temporary folder can be written: a board with read-only storage
-        yield file
-        return
-    try:
-        name = folder / file.name
-        name.symlink_to(file.resolve())
-        yield name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class _InputPlace:
-    """Where an input is put that kernels cannot read as it is: aligned, and made only once."""
-
-    def __init__(self, spec: TensorSpec, ffi: Any) -> None:
-        self.spec = spec
-        self.dtype = np.dtype(spec.dtype)
-        self._ffi = ffi
-        self._array: np.ndarray | None = None
-        self._tensor: Any = None
-
-    def tensor(self, array: np.ndarray) -> Any:
-        """The array as a tensor; a copy of it if it is small, unaligned or not contiguous.
-
-        The copy is overwritten by the next call.
-        """
-        flags = array.flags
-        if (
-            array.nbytes > _SMALL_BYTES
-            and flags.c_contiguous
-            and flags.writeable
-            and array.ctypes.data % _ALIGNMENT_BYTES == 0
-        ):
-            return self._ffi.from_dlpack(array, require_alignment=_ALIGNMENT_BYTES)
-        if self._array is None:
-            buffer = np.empty(array.nbytes + _ALIGNMENT_BYTES, np.uint8)
-            start = -buffer.ctypes.data % _ALIGNMENT_BYTES
-            place = buffer[start : start + array.nbytes].view(self.dtype).reshape(self.spec.shape)
-            self._tensor = self._ffi.from_dlpack(place, require_alignment=_ALIGNMENT_BYTES)
-            self._array = place
-        np.copyto(self._array, array)
-        return self._tensor
-
-
-class _CompiledStage:
-    """The virtual machine of one stage, and the device that it computes on."""
-
-    def __init__(
-        self, path: Path, stage: Stage, library: Library, target: TargetSpec, ffi: Any
-    ) -> None:
-        self.stage = stage
-        self._ffi = ffi
-        self._device_type = _DEVICE_TYPES[target.kind]
-        file = path / library.file.file
-        try:
-            with _new_name(file) as name:
-                machine = ffi.load_module(str(name))["vm_load_executable"]()
-        except _FFI_ERRORS as error:
-            raise BundleError(
-                f"{file} cannot be loaded", seen=_first_line(error), do="compile the model again"
-            ) from error
-        devices = [self._device_type, 0, _POOLED_ALLOCATOR]
-        if target.gpu:
-            devices += [_DEVICE_TYPES["llvm"], 0, _POOLED_ALLOCATOR]  # for shapes and scalars
-        try:
-            machine["vm_initialization"](*devices)
-            self._main = machine["main"]
-        except _FFI_ERRORS as error:
-            raise _failed(stage, error) from error
-
-    def arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of the stage's inputs that are in `values`, on the stage's device."""
-        return {
-            spec.name: _to_device(self._ffi, values[spec.name], self._device_type)
-            for spec in self.stage.inputs
-            if spec.name in values
-        }
-
-    def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The stage's outputs by name. `values` holds all of its inputs, on any device."""
-        try:
-            result = self._main(*self.arguments(values).values())
-            _synchronize(self._ffi, self._device_type)
-        except _FFI_ERRORS as error:
-            raise _failed(self.stage, error) from error
-        outputs = (result,) if isinstance(result, self._ffi.Tensor) else tuple(result)
-        if len(outputs) != len(self.stage.outputs):
-            raise BundleError(
-                f"Stage {self.stage.index} does not return what the bundle records",
-                seen=f"{len(outputs)} outputs; recorded {len(self.stage.outputs)}",
-                do="compile the model again",
-            )
-        return {spec.name: out for spec, out in zip(self.stage.outputs, outputs, strict=True)}
 
 
 def _choose(
@@ -422,53 +292,8 @@ def _choose(
 
 
 def _misfit(deployment: Deployment, ffi: Any, packed: Path) -> str:
-    for target in deployment.targets:
-        reason = this_machine().misfit(target.cpu)
-        if not reason and target.gpu:
-            reason = _device_misfit(target.gpu.kind, ffi, packed)
-        if reason:
-            return reason
-    return ""
-
-
-def _device_misfit(kind: str, ffi: Any, packed: Path) -> str:
-    if kind not in _DEVICE_TYPES:
-        return f"needs a {kind} device, which this runtime does not know"
-    try:
-        libtvm.load_device(kind, packed)
-    except DeviceError as error:
-        return f"needs {kind}: {error.seen}"
-    attribute_exists = 0  # DeviceAttrKind::kExist
-    query = ffi.get_global_func("runtime.GetDeviceAttr")
-    return "" if query(_DEVICE_TYPES[kind], 0, attribute_exists) else f"needs a {kind} device"
-
-
-def _target(path: Path, stage: Stage, targets: Mapping[str, TargetSpec]) -> TargetSpec:
-    if stage.target not in targets:
-        raise BundleError(
-            f"The manifest of {path} is damaged",
-            seen=f"stage {stage.index} is for {stage.target}, which is not among its targets",
-            do="compile the model again",
-        )
-    return targets[stage.target]
-
-
-def _to_device(ffi: Any, tensor: Any, device_type: int) -> Any:
-    if tensor.device.dlpack_device_type() == device_type:
-        return tensor
-    device = ffi.device(device_type, 0)
-    allocate = ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-    copy = allocate(ffi.Shape(tensor.shape), tensor.dtype, device, None)
-    ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, copy)
-    other = tensor.device.dlpack_device_type()
-    _synchronize(ffi, other if device_type == _DEVICE_TYPES["llvm"] else device_type)
-    return copy
-
-
-def _synchronize(ffi: Any, device_type: int) -> None:
-    """Wait for the device's default stream; the CPU computes synchronously."""
-    if device_type != _DEVICE_TYPES["llvm"]:
-        ffi.get_global_func("runtime.Device_StreamSync")(ffi.device(device_type, 0), 0)
+    reasons = (misfit(target, ffi, packed) for target in deployment.targets)
+    return next(filter(None, reasons), "")
 
 
 def _measurement(times_s: list[float], scope: str, warmup: int, where: str) -> Measurement:
@@ -482,15 +307,3 @@ def _measurement(times_s: list[float], scope: str, warmup: int, where: str) -> M
         warmup=warmup,
         environment=where,
     )
-
-
-def _failed(stage: Stage, error: Exception) -> DeviceError:
-    return DeviceError(
-        f"Stage {stage.index} failed on {stage.target}",
-        seen=_first_line(error),
-        do="check the device's free memory, and that the bundle was compiled for this device",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ BIND = "TVM_BIND_THREADS"
 SPIN = "TVM_THREAD_POOL_SPIN_COUNT"
 
 _CPU_RANGE = re.compile(r"(?P<first>[0-9]{1,5})(-(?P<last>[0-9]{1,5}))?")
+
+_environment = threading.Lock()
 
 # Milliseconds: longer than the gaps inside of a network, shorter than those between frames.
 SPIN_COUNT = 10_000
@@ -99,6 +104,61 @@ def set_cpus(cpus: tuple[int, ...]) -> None:
     count = os.environ.get(COUNT, "")
     if not count.isdecimal() or int(count) > len(cpus):
         os.environ[COUNT] = str(len(cpus))
+
+
+def own_pool(ffi: Any, *, threads: int = 0, cpus: tuple[int, ...] = ()) -> int:
+    """Give the calling thread a pool of workers of its own, which nothing was run in before.
+
+    Unlike `set_count` and `set_cpus` this changes nothing for other threads of the process. The
+    pool ends with the thread.
+
+    Args:
+        ffi: The module `tvm_ffi`.
+        threads: Workers, the calling thread included; 0 for one on each of the CPUs, but at most
+            `$TVM_NUM_THREADS`.
+        cpus: That they and the calling thread run on; by default those that the thread may use
+            now, all of them: TVM's own binding would put the workers of every pool on the same
+            ones.
+
+    Returns:
+        The number of threads that CPU stages now use in this thread.
+
+    Raises:
+        UsageError: There is no such CPU, or there are fewer CPUs than threads.
+    """
+    allowed = os.sched_getaffinity(0)
+    chosen = set(cpus) or allowed
+    if not chosen <= allowed or threads < 0 or threads > len(chosen):
+        raise UsageError(
+            f"{threads} threads cannot be used on the CPUs {','.join(map(str, sorted(chosen)))}",
+            seen=f"this process may use {','.join(map(str, sorted(allowed)))}",
+            do="choose among those, and at most one thread for each",
+        )
+    os.sched_setaffinity(0, chosen)
+    count = os.environ.get(COUNT, "")
+    default = int(count) if count.isdecimal() and int(count) else len(chosen)
+    workers = threads or min(default, len(chosen))
+    share_all_cpus = -3  # ThreadGroup::AffinityMode::kSpecifyThreadShareAllCore
+    with _pool_of(workers):
+        ffi.get_global_func("runtime.config_threadpool")(
+            share_all_cpus, workers, ffi.Array([str(cpu) for cpu in sorted(chosen)])
+        )
+    return int(ffi.get_global_func("runtime.NumThreads")())
+
+
+@contextmanager
+def _pool_of(workers: int) -> Iterator[None]:
+    """While inside, pools are made with that many workers: TVM reads the variable for each."""
+    with _environment:
+        before = os.environ.get(COUNT)
+        os.environ[COUNT] = str(workers)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[COUNT]
+            else:
+                os.environ[COUNT] = before
 
 
 def physical_cores() -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_iovt import precision
-from tvm_iovt.compiler import CompileOptions, kernel_selector, run_graph_passes
 from tvm_iovt.errors import IovtError
+from tvm_iovt.stages import KernelOptions, kernel_selector, run_graph_passes
 from tvm_iovt.tuner.measurers import board_request, linker_of, measurer_of
 from tvm_iovt.tuner.options import TuneOptions, check_is_reachable, check_options
 from tvm_iovt.tuning.events import (
@@ -165,16 +165,12 @@ class _Run:
         from tvm_iovt.schedules.cpu import fuse_for_cpu
 
         spec, options = self._spec, self._options
-        compiling = CompileOptions(
-            fuse=options.fuse,
-            precision=options.precision,
-            winograd=options.winograd,
-        )
-        module, _ = run_graph_passes(self._network, spec, compiling)
+        module, _ = run_graph_passes(self._network, (spec,), options.fuse)
         if spec.gpu is not None:
             return fuse_for_cuda(module, _target(spec))
         folders = None if options.logs is None else [options.logs]
-        select = kernel_selector(spec, compiling, self._note, folders)
+        kernels = KernelOptions(precision=options.precision, winograd=options.winograd)
+        select = kernel_selector(spec, kernels, self._note, folders)
         fused = fuse_for_cpu(module, spec.cpu, _target(spec), options.precision, select)
         self._note(select.summary)
         return fused

@@ -17,6 +17,7 @@ from onnx import helper
 import tvm_iovt
 from tvm_iovt import bundle, compiler, runtime
 from tvm_iovt.build.elf import elf_machine
+from tvm_iovt.compiler.tolerances import FLOAT_TOLERANCE
 from tvm_iovt.errors import (
     BundleError,
     IovtError,
@@ -44,7 +45,7 @@ def test_bundle_is_complete_and_verified(compiled: compiler.Compilation) -> None
     assert (host.name, arm.name) == ("host", "arm")
     assert host.discrepancy is not None
     assert host.discrepancy.passed
-    assert host.discrepancy.tolerance == manifest.tolerance == compiler.FLOAT_TOLERANCE
+    assert host.discrepancy.tolerance == manifest.tolerance == FLOAT_TOLERANCE
     assert host.measurement is not None
     assert host.measurement.scope == "device"
     assert arm.discrepancy is None
@@ -186,7 +187,7 @@ def compile_process(model: Path, output: Path, **environment: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
         cwd=output.parent,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment},
     )
 
 
@@ -229,7 +230,7 @@ def test_wrong_tvm_version_stops_before_the_import(small_model: Path, tmp_path: 
     info = tmp_path / "site" / "apache_tvm_ffi-0.1.15.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: apache-tvm-ffi\nVersion: 0.1.15\n")
-    paths = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[1])])
+    paths = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parents[2])])
     process = compile_process(small_model, tmp_path / "b.iovt", PYTHONPATH=paths)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 4, err

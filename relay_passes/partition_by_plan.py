@@ -1,0 +1,349 @@
+"""A network as a sequence of stages.
+
+    Given:                                  # annotated: units conv1, conv2, add
+        def main(%x): return add(conv2(conv1(%x)), conv1(%x))
+    Result:                                 # of PartitionByPlan([["conv1"], ["conv2", "add"]])
+        def stage0(%x): return conv1(%x)
+        def stage1(%c): return add(conv2(%c), %c)
+        def main(%x): return stage1(stage0(%x))
+
+Several tensors may cross a cut, a stage may read tensors of any stage before it and any input of
+the network, and a stage that makes several tensors returns a tuple.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from relay_passes.annotate_cost import (
+    COSTS,
+    OUTPUTS,
+    Units,
+    attached,
+    main_of,
+    read_costs,
+    units_of,
+)
+from relay_passes.module_pass import module_pass
+from relay_passes.outline import outline
+from tvm_iovt.cost_graph import INPUT, CostGraph, Edge
+from tvm_iovt.errors import ModelError, UsageError
+from tvm_iovt.types import PartitionPlan, TensorSpec, from_json, to_json
+
+STAGE = "tvm_iovt.stage"
+"""Attribute of a stage's function: its `StageInterface` as JSON text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageInterface:
+    """What passes between a stage and the others.
+
+    Attributes:
+        index: From 0, in the order in which they run.
+        units: Names of its units, in order.
+        inputs: Its parameters in order, by the names of the tensors in the `CostGraph`.
+        outputs: What it returns, in order.
+    """
+
+    index: int
+    units: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class StageModule:
+    """A stage alone.
+
+    Attributes:
+        module: `IRModule` with the stage as `main`, and the TIR functions that it calls.
+        interface: What it takes and returns.
+    """
+
+    module: Any
+    interface: StageInterface
+
+
+@module_pass("PartitionByPlan")
+class PartitionByPlan:
+    r"""Splits an annotated `main` into functions `stage0`, `stage1`, ..., and calls of them.
+
+    **The stages compute what the whole computes.** Let :math:`v_1, \ldots, v_n` be the bindings of
+    `main` in order, :math:`v_i = f_i(v_j : j \in R_i)` with :math:`R_i \subset \{1, \ldots, i-1\}`,
+    and :math:`S_0, \ldots, S_{k-1}` the stages, a partition of the bindings such that no stage
+    reads from a later one. Sorting the bindings by stage, and within a stage as they were, is then
+    another topological order of the same graph. As the :math:`f_i` are pure, the value of each
+    :math:`v_i` depends on the values of :math:`R_i` alone, so by induction along either order every
+    :math:`v_i` is the same. Stage :math:`s` as a function :math:`F_s` takes the tensors that
+    :math:`S_s` reads from outside, and returns those that are read outside; all of its inputs are
+    inputs of the network or results of earlier stages, hence
+
+    .. math:: main = F_{k-1} \circ \cdots \circ F_1 \circ F_0,
+
+    where each stage passes on what later ones read. Nothing was assumed of the arithmetic: if the
+    stages are compiled to the same kernels as the whole, the results are the same bit for bit.
+    What is copied into several stages (constant subexpressions, views) is computed from the same
+    values by the same operators, and crosses no cut.
+
+    **If the kernels differ**, so do the roundings. Let :math:`\hat F_s` be the compiled stage, with
+    :math:`|\hat F_s(x) - F_s(x)| \le \varepsilon_s` on the values that occur, and :math:`L_s` a
+    Lipschitz constant of :math:`F_s` in the same norm, what it passes on included
+    (:math:`L_s \ge 1`). With :math:`\hat x_{s+1} = \hat F_s(\hat x_s)` the error :math:`e_s =
+    |\hat x_s - x_s|` obeys
+
+    .. math:: e_{s+1} \le |\hat F_s(\hat x_s) - F_s(\hat x_s)| + |F_s(\hat x_s) - F_s(x_s)|
+              \le \varepsilon_s + L_s e_s, \qquad e_0 = 0,
+
+    so that :math:`e_k \le \sum_s \varepsilon_s \prod_{t > s} L_t`. The same recursion holds for the
+    operators of an unpartitioned network that is compiled with other schedules, so a cut adds no
+    error of its own. A sum of :math:`m` products in float32 is off by at most
+    :math:`\gamma_m = m u / (1 - m u)`, :math:`u = 2^{-24}`, times the sum of the magnitudes of the
+    products, and :math:`|w| * |x|` sums to what the Lipschitz constant bounds; each layer thus adds
+    a relative error of :math:`\gamma_m` at worst and of :math:`u \sqrt m` typically. For
+    :math:`m = 10^3` and 50 layers that is :math:`50 \cdot 30 u \approx 10^{-4}` of the largest
+    activation, which is why a tolerance that tells wrong code from other roundings lies between
+    that and 1e-2. Where a network rounds to integers, :math:`F_s` is no Lipschitz function (a last
+    bit moves a value by a whole step) and the bound does not hold; there the kernels have to be
+    exact, or the comparison statistical.
+
+    Args:
+        stages: Names of the units of each stage, see `CostGraph.units`; or a plan, whose only stage
+            may leave them out.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[str]] | PartitionPlan) -> None:
+        if isinstance(stages, PartitionPlan):
+            stages = [stage.units for stage in stages.stages]
+        self._stages = tuple(tuple(names) for names in stages)
+
+    def transform_module(self, mod: Any, _ctx: Any) -> Any:
+        """Split `main` of `mod`.
+
+        Raises:
+            UsageError: The stages do not have every unit exactly once, or cannot run in this order.
+            ModelError: `main` is not annotated, or was changed since.
+        """
+        units = _annotated_units(mod)
+        stages = self._stages
+        if stages == ((),):
+            stages = (tuple(unit.name for unit in units.graph.units),)
+        stage_of = _stage_of(units.graph, stages)
+        interfaces = [_interface(units.graph, stage_of, stage) for stage in range(len(stages))]
+        return _partitioned(mod, units, stage_of, interfaces)
+
+
+def stage_module(mod: Any, index: int) -> StageModule:
+    """A stage of a partitioned module, ready to be compiled on its own.
+
+    Args:
+        mod: What `PartitionByPlan` made.
+        index: Of the stage.
+
+    Raises:
+        ModelError: The module has no such stage.
+    """
+    stages = _stage_functions(mod)
+    if index not in stages:
+        raise ModelError(
+            f"The module has no stage {index}",
+            seen=f"{len(stages)} stages" if stages else "it is not partitioned",
+            do="run PartitionByPlan(stages) on the annotated module",
+        )
+    interface, function = stages[index]
+    main = function.without_attr(STAGE).with_attr("global_symbol", "main")
+    functions = {var: mod[var] for var in _called(mod, function)}
+    module = tvm.IRModule({tvm.ir.GlobalVar("main"): main, **functions})
+    return StageModule(module=relax.transform.Normalize()(module), interface=interface)
+
+
+def stage_interfaces(mod: Any) -> tuple[StageInterface, ...]:
+    """What the stages of a partitioned module take and return; none if it is not partitioned."""
+    stages = _stage_functions(mod)
+    return tuple(stages[index][0] for index in sorted(stages))
+
+
+def _annotated_units(mod: Any) -> Units:
+    graph = read_costs(mod)
+    names = json.loads(attached(mod, OUTPUTS))
+    main = main_of(mod)
+    ins = [edge.spec for edge in graph.edges if edge.producer == INPUT]
+    by_name = {edge.spec.name: edge.spec for edge in graph.edges}
+    changed = len(ins) != len(main.params) or any(name not in by_name for name in names)
+    units = None if changed else _units_as_named(mod, ins, [by_name[name] for name in names])
+    if units is None or units.graph != graph:
+        raise ModelError(
+            "The module is not the one that its costs are of",
+            seen="`main` was changed after AnnotateCost",
+            do="run AnnotateCost() again, as the last pass before",
+        )
+    return units
+
+
+def _units_as_named(
+    mod: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> Units | None:
+    try:
+        return units_of(mod, inputs, outputs)
+    except ModelError:  # it has other inputs or outputs, say
+        return None
+
+
+def _stage_of(graph: CostGraph, stages: Sequence[Sequence[str]]) -> list[int]:
+    """The stage of each unit; refuses what is no partition, or cannot run in this order."""
+    known = {unit.name: unit.index for unit in graph.units}
+    found: dict[int, int] = {}
+    for stage, names in enumerate(stages):
+        if not names:
+            raise UsageError(f"Stage {stage} of the plan has no units", do="leave it out")
+        for name in names:
+            if name not in known:
+                raise UsageError(
+                    f"The plan names a unit that the network does not have: {name!r}",
+                    seen=f"in stage {stage}; the network has {_few(known)}",
+                    do="the model or its passes have changed: plan it again",
+                )
+            if known[name] in found:
+                raise UsageError(
+                    f"The plan names a unit twice: {name!r}",
+                    seen=f"in stage {found[known[name]]} and in stage {stage}",
+                    do="name each unit in one stage",
+                )
+            found[known[name]] = stage
+    missing = [name for name, index in known.items() if index not in found]
+    if missing:
+        raise UsageError(
+            f"The plan leaves out {len(missing)} of the network's {len(known)} units",
+            seen=_few(missing),
+            do="name each unit in one stage",
+        )
+    for edge in graph.edges:
+        for consumer in edge.consumers:
+            if edge.producer != INPUT and found[edge.producer] > found[consumer]:
+                reader, maker = graph.units[consumer], graph.units[edge.producer]
+                raise UsageError(
+                    "The stages of the plan cannot run in this order",
+                    seen=f"stage {found[consumer]} needs {edge.spec.name}, as {reader.name} reads "
+                    f"it, but {maker.name} makes it in stage {found[edge.producer]}",
+                    do="put a unit in the same stage as what it reads, or in a later one",
+                )
+    return [found[index] for index in range(len(graph.units))]
+
+
+def _few(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+
+
+def _interface(graph: CostGraph, stage_of: Sequence[int], stage: int) -> StageInterface:
+    made = {edge.spec.name for edge in graph.edges if _maker(edge, stage_of) == stage}
+    inputs = [
+        edge.spec
+        for edge in graph.edges
+        if edge.spec.name not in made and any(stage_of[c] == stage for c in edge.consumers)
+    ]
+    outputs = [
+        edge.spec
+        for edge in graph.edges
+        if edge.spec.name in made
+        and (edge.is_output or any(stage_of[c] != stage for c in edge.consumers))
+    ]
+    if not outputs:
+        raise ModelError(
+            f"Nothing reads what stage {stage} computes",
+            seen=_few(unit.name for unit in graph.units if stage_of[unit.index] == stage),
+            do="run relax.transform.DeadCodeElimination() before AnnotateCost()",
+        )
+    return StageInterface(
+        index=stage,
+        units=tuple(unit.name for unit in graph.units if stage_of[unit.index] == stage),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+    )
+
+
+def _maker(edge: Edge, stage_of: Sequence[int]) -> int:
+    return INPUT if edge.producer == INPUT else stage_of[edge.producer]
+
+
+def _partitioned(
+    mod: Any, units: Units, stage_of: Sequence[int], interfaces: Sequence[StageInterface]
+) -> Any:
+    main = main_of(mod)
+    others = {var: f for var, f in mod.functions.items() if var.name_hint != "main"}
+    builder = relax.BlockBuilder(
+        tvm.IRModule(others, attrs=mod.attrs, global_infos=mod.global_infos)
+    )
+    tensor = {e.spec.name: t for e, t in zip(units.graph.edges, units.tensors, strict=True)}
+    stages = []
+    for interface in interfaces:
+        nodes = [
+            node
+            for index, group in enumerate(units.groups)
+            if stage_of[index] == interface.index
+            for node in group.nodes
+        ]
+        variable = outline(
+            builder,
+            f"stage{interface.index}",
+            units.line,
+            nodes,
+            [(spec.name, tensor[spec.name]) for spec in interface.inputs],
+            [(spec.name, tensor[spec.name]) for spec in interface.outputs],
+            {STAGE: json.dumps(to_json(interface))},
+        )
+        stages.append((interface, variable))
+    attrs = {
+        key: value
+        for key, value in (main.attrs or {}).items()
+        if key not in (COSTS, OUTPUTS, "global_symbol")
+    }
+    params = [
+        relax.Var(spec.name, param.ty)
+        for spec, param in zip(units.inputs, main.params, strict=True)
+    ]
+    here = {spec.name: param for spec, param in zip(units.inputs, params, strict=True)}
+    with builder.function("main", params, attrs=attrs):
+        with builder.dataflow():
+            for interface, variable in stages:
+                result = builder.emit(
+                    relax.Call(variable, [here[spec.name] for spec in interface.inputs])
+                )
+                single = len(interface.outputs) == 1
+                for position, spec in enumerate(interface.outputs):
+                    item = result if single else builder.emit(result[position])
+                    here[spec.name] = item
+            kept = {}
+            for spec in units.outputs:
+                kept[spec.name] = builder.emit_output(here[spec.name])
+        results = [kept[spec.name] for spec in units.outputs]
+        builder.emit_func_output(relax.Tuple(results) if units.line.returns_tuple else results[0])
+    return relax.transform.CanonicalizeBindings()(builder.finalize())
+
+
+def _stage_functions(mod: Any) -> dict[int, tuple[StageInterface, Any]]:
+    found = {}
+    for function in mod.functions.values():
+        if isinstance(function, relax.Function) and function.attrs and STAGE in function.attrs:
+            interface = from_json(StageInterface, json.loads(str(function.attrs[STAGE])))
+            found[interface.index] = (interface, function)
+    return found
+
+
+def _called(mod: Any, function: Any) -> list[Any]:
+    """The module's functions that a function calls."""
+    found: dict[Any, None] = {}
+
+    def visit(expr: Any) -> None:
+        if isinstance(expr, relax.Call):
+            for part in (expr.op, *expr.args):
+                if isinstance(part, tvm.ir.GlobalVar):
+                    found[part] = None
+
+    relax.analysis.post_order_visit(function, visit)
+    return list(found)

@@ -1,0 +1,176 @@
+"""Pipelines with stages on boards: all frames in order, and boards that die in the middle."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tvm_iovt.errors import DeviceError
+from tvm_iovt.pipelines import PipelineError, run_pipeline
+
+MANY = 3000
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory, staged_bundle: Any) -> Path:
+    """A bundle whose stage in the middle is for `board`, which is this machine, too."""
+    host = staged_bundle.HOST
+    places = (("host", host), ("board", host), ("host", host))
+    return staged_bundle.write(tmp_path_factory.mktemp("cut") / "cut.iovt", places)
+
+
+def write_stream(path: Path, frames: int) -> np.ndarray:
+    """Frames that tell their number: the network is linear in positive factors."""
+    base = np.random.default_rng(4).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    factors = 1 + np.arange(frames, dtype=np.float32) / 100
+    np.savez(path, image=base * factors[:, None, None, None])
+    return factors
+
+
+def stored(folder: Path) -> np.ndarray:
+    parts = []
+    for file in sorted(folder.iterdir()):
+        with np.load(file) as arrays:
+            parts.append(arrays["sums"][:, 0])
+    return np.concatenate(parts)
+
+
+def check(found: np.ndarray, path: Path, staged_bundle: Any) -> None:
+    with np.load(path) as arrays:
+        first = staged_bundle.reference(arrays["image"][:1])[0]
+    factors = 1 + np.arange(len(found)) / 100
+    np.testing.assert_allclose(found, factors[:, None] * first, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_stage_on_a_board(
+    lab: Any, board: Any, cut: Path, tmp_path: Path, staged_bundle: Any, sequential: bool
+) -> None:
+    write_stream(tmp_path / "frames.npz", 60)
+    told: list[str] = []
+    outcome = run_pipeline(
+        cut,
+        str(tmp_path / "frames.npz"),
+        boards={"board": lab.request("shared")},
+        sequential=sequential,
+        output=tmp_path / "out",
+        progress=told.append,
+    )
+    assert outcome.frames == 60
+    check(stored(tmp_path / "out"), tmp_path / "frames.npz", staged_bundle)
+    assert outcome.timeline.stages[1] == "stage 1 on board (bench-top)"
+    assert {span.lane for span in outcome.timeline.of(1, "compute")} == (
+        {0} if sequential else {0, 1}
+    )
+    assert any("stage 1, board: bench-top" in line for line in told)
+
+
+def test_two_stages_on_one_board(
+    lab: Any, board: Any, cut: Path, tmp_path: Path, staged_bundle: Any
+) -> None:
+    write_stream(tmp_path / "frames.npz", 30)
+    run_pipeline(
+        cut,
+        str(tmp_path / "frames.npz"),
+        boards={"host": lab.request("shared")},
+        output=tmp_path / "out",
+    )
+    check(stored(tmp_path / "out"), tmp_path / "frames.npz", staged_bundle)
+
+
+def test_no_such_board(lab: Any, cut: Path) -> None:
+    with pytest.raises(DeviceError, match="no board of key nobody"):
+        run_pipeline(cut, "sample:3", boards={"board": lab.request("nobody", wait_s=0.5)})
+
+
+@pytest.mark.parametrize("how", ["killed", "server killed", "frozen"])
+def test_a_board_that_dies_in_the_middle(
+    own_lab: Any, cut: Path, tmp_path: Path, staged_bundle: Any, processes: Any, how: str
+) -> None:
+    own_lab.start_tracker()
+    board = own_lab.start_board("fragile", "--name", "on-the-roof")
+    write_stream(tmp_path / "frames.npz", MANY)
+    died_s: list[float] = []
+
+    def end_it(done: int, total: int) -> None:
+        if done == 40:
+            pids = processes.descendants(board.process.pid)
+            if how != "server killed":
+                pids.append(board.process.pid)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP if how == "frozen" else signal.SIGKILL)
+            died_s.append(time.monotonic())
+
+    with pytest.raises(PipelineError) as caught:
+        run_pipeline(
+            cut,
+            str(tmp_path / "frames.npz"),
+            boards={"board": own_lab.request("fragile")},
+            output=tmp_path / "out",
+            count=end_it,
+        )
+    assert time.monotonic() - died_s[0] < (15 if how == "frozen" else 6)
+    error, kept = caught.value, caught.value.outcome.frames
+    assert error.exit_code == 5
+    assert f"frame {kept}" in error.what
+    assert "on-the-roof" in str(error)
+    assert f"{kept} frames are done and kept in {tmp_path / 'out'}" in error.do
+    assert 40 <= kept < 40 + 20
+    assert len(stored(tmp_path / "out")) == kept
+    check(stored(tmp_path / "out"), tmp_path / "frames.npz", staged_bundle)
+
+
+@pytest.mark.arm
+def test_an_emulated_board_that_dies_in_the_middle(
+    own_lab: Any, tmp_path: Path, staged_bundle: Any, arm_root: dict[str, str], processes: Any
+) -> None:
+    """Host, 64-bit ARM and host again, on a video."""
+    cv2 = pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+    host = platform.machine()
+    places = (("host", host), ("arm", "aarch64"), ("host", host))
+    path = staged_bundle.write(tmp_path / "arm.iovt", places)
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (64, 64)
+    )
+    for index in range(200):
+        writer.write(np.full((64, 64, 3), index, np.uint8))
+    writer.release()
+    own_lab.start_tracker()
+    board = own_lab.start_emulated_board("emulated", arm_root)
+    boards = {"arm": own_lab.request("emulated", timeout_s=60)}
+    whole = run_pipeline(path, str(tmp_path / "clip.avi"), boards=boards, output=tmp_path / "all")
+    assert whole.frames == 200
+    grey = np.arange(200) / 255
+    sums = staged_bundle.reference(np.ones((1, 3, 16, 16), np.float32))[0]
+    np.testing.assert_allclose(
+        stored(tmp_path / "all"), grey[:, None] * sums, rtol=0.05, atol=sums.max() * 0.01
+    )
+
+    died_s: list[float] = []
+
+    def end_it(done: int, total: int) -> None:
+        if done == 50:
+            for pid in [*processes.descendants(board.process.pid), board.process.pid]:
+                os.kill(pid, signal.SIGKILL)
+            died_s.append(time.monotonic())
+
+    with pytest.raises(PipelineError) as caught:
+        run_pipeline(
+            path,
+            str(tmp_path / "clip.avi"),
+            boards=boards,
+            output=tmp_path / "some",
+            count=end_it,
+        )
+    assert time.monotonic() - died_s[0] < 10
+    kept = caught.value.outcome.frames
+    assert 50 <= kept < 70
+    assert "emulated" in str(caught.value)
+    np.testing.assert_array_equal(stored(tmp_path / "some"), stored(tmp_path / "all")[:kept])

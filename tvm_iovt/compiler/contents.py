@@ -1,0 +1,224 @@
+"""What a bundle holds: whole networks, one for each target, or the stages of plans."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvm_iovt import bundle, targets
+from tvm_iovt.compiler.options import CompileOptions
+from tvm_iovt.errors import UsageError
+from tvm_iovt.planning.plan_file import PlanFile
+from tvm_iovt.stages.deployment import build_plan, build_whole
+from tvm_iovt.stages.graph import annotate, run_graph_passes
+from tvm_iovt.stages.library import StageBuilder, file_part
+from tvm_iovt.types import Decision, Deployment, FileRecord, TargetSpec
+
+if TYPE_CHECKING:
+    from tvm_iovt.frontend.network import Network
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What was built.
+
+    Attributes:
+        deployments: For the manifest.
+        decisions: Of the frontend, the passes and the lowering.
+        plans: That were made, the chosen one first.
+        annotated: The graph that they cut, with the costs of its units; None without plans.
+    """
+
+    deployments: tuple[Deployment, ...]
+    decisions: tuple[Decision, ...]
+    plans: tuple[PlanFile, ...] = ()
+    annotated: Any = None
+
+
+def build_whole_networks(
+    network: Network,
+    specs: tuple[TargetSpec, ...],
+    builder: StageBuilder,
+    folder: Path,
+    options: CompileOptions,
+    progress: Progress,
+) -> Contents:
+    """The whole network for each target, and the plan for a board of several devices."""
+    decisions = list(network.decisions)
+    deployments = []
+    for number, spec in enumerate(specs, start=1):
+        progress(f"building for {spec.name} ({number} of {len(specs)})")
+        module, made = run_graph_passes(network, (spec,), options.fuse)
+        deployment, notes = build_whole(network, module, spec, builder, folder)
+        # What is decided alike for several targets is told once.
+        decisions += [decision for decision in (*made, *notes) if decision not in decisions]
+        deployments.append(deployment)
+    return Contents(deployments=tuple(deployments), decisions=tuple(decisions))
+
+
+def is_one_board(specs: Sequence[TargetSpec]) -> bool:
+    """Whether the targets are a CPU and the GPU that it launches: parts of one board."""
+    from tvm_iovt.planning.places import machine_of
+
+    machines = {machine_of(spec, specs) for spec in specs}
+    return len(machines) == 1 and {spec.gpu is None for spec in specs} == {True, False}
+
+
+def with_board_plan(
+    built: Contents,
+    network: Network,
+    specs: tuple[TargetSpec, ...],
+    builder: StageBuilder,
+    folder: Path,
+    options: CompileOptions,
+    progress: Progress,
+) -> Contents:
+    """Whole networks for the parts of one board, and the plan of least latency beside them.
+
+    The plan is built where it cuts the network; where one of the parts is better alone, it is that
+    part's whole network.
+    """
+    annotated, _ = annotate(network, specs, options.fuse)
+    plans = _plans(network, annotated, specs, _for_latency(options), progress)
+    if all(len(file.plan.stages) == 1 for file in plans):
+        return dataclasses.replace(built, plans=plans)
+    planned = _build(annotated, plans, builder, folder, progress)
+    return Contents(
+        deployments=(*built.deployments, *planned.deployments),
+        decisions=tuple(dict.fromkeys((*built.decisions, *planned.decisions))),
+        plans=plans,
+        annotated=annotated,
+    )
+
+
+def _for_latency(options: CompileOptions) -> CompileOptions:
+    return dataclasses.replace(options, objective="latency")
+
+
+def build_plans(
+    network: Network,
+    specs: tuple[TargetSpec, ...],
+    builder: StageBuilder,
+    folder: Path,
+    options: CompileOptions,
+    progress: Progress,
+) -> Contents:
+    """The network cut onto the targets, as planned or as stated."""
+    annotated, decisions = annotate(network, specs, options.fuse)
+    plans = _plans(network, annotated, specs, options, progress)
+    planned = _build(annotated, plans, builder, folder, progress)
+    notes = (*network.decisions, *decisions, *planned.decisions)
+    return dataclasses.replace(planned, decisions=tuple(dict.fromkeys(notes)))
+
+
+def _build(
+    annotated: Any,
+    plans: tuple[PlanFile, ...],
+    builder: StageBuilder,
+    folder: Path,
+    progress: Progress,
+) -> Contents:
+    deployments: list[Deployment] = []
+    notes: list[Decision] = []
+    for file in plans:
+        name = _plan_name(file, [deployment.name for deployment in deployments])
+        count = len(file.plan.stages)
+        progress(f"building {name} in {count} stage{'s' if count > 1 else ''}")
+        deployment, made = build_plan(name, annotated, file.plan, file.targets, builder, folder)
+        record = _record_plan(folder, name, file)
+        deployments.append(dataclasses.replace(deployment, plan_file=record))
+        notes += [note for note in made if note not in notes]
+    return Contents(
+        deployments=tuple(deployments),
+        decisions=tuple(notes),
+        plans=plans,
+        annotated=annotated,
+    )
+
+
+def _plans(
+    network: Network,
+    annotated: Any,
+    specs: tuple[TargetSpec, ...],
+    options: CompileOptions,
+    progress: Progress,
+) -> tuple[PlanFile, ...]:
+    import relay_passes
+    from tvm_iovt.planning import network_plan, plan_file, unit_rows
+    from tvm_iovt.planning.replay import replay
+
+    graph = relay_passes.read_costs(annotated)
+    if options.plan is not None:
+        file = plan_file.read_plan(options.plan)
+        plan_file.check_model(options.plan, file, network.name, network.sha256)
+        return (replay(options.plan, file, graph, options.links),)
+    progress(f"planning {len(graph.units)} units on {len(specs)} devices")
+    rows = unit_rows.UnitRows(graph, specs, None, progress)
+    request = network_plan.PlanRequest(
+        objective=options.objective,
+        cuts=options.cuts,
+        links=options.links,
+        prepare=options.prepare,
+    )
+    return network_plan.plan_network(network.name, network.sha256, graph, specs, rows, request)
+
+
+def _plan_name(file: PlanFile, taken: Sequence[str]) -> str:
+    """`host+arm`; of several plans for the same devices: `host+arm cut 12`, by their units."""
+    name = "+".join(stage.target for stage in file.plan.stages)
+    if name in taken:
+        cuts = "-".join(str(len(stage.units)) for stage in file.plan.stages[:-1])
+        name = f"{name} after {cuts}"
+    return name
+
+
+def _record_plan(folder: Path, name: str, file: PlanFile) -> FileRecord:
+    from tvm_iovt.planning.plan_file import write_plan
+
+    part = f"{file_part(name)}.plan.json"
+    write_plan(folder / part, file)
+    return bundle.record(folder, part)
+
+
+def specs_of(options: CompileOptions) -> tuple[TargetSpec, ...]:
+    """The targets of a compilation, of its plan if it has one."""
+    stated = [
+        flag
+        for flag, given in (
+            ("--plan", options.plan),
+            ("--cuts", options.cuts),
+            ("--objective", options.objective),
+        )
+        if given
+    ]
+    if len(stated) > 1:
+        raise UsageError(f"{' and '.join(stated)} say the same thing twice", do="give one of them")
+    if options.plan is not None:
+        from tvm_iovt.planning.plan_file import read_plan
+
+        return read_plan(options.plan).targets
+    if not options.is_partitioned:
+        if options.links or options.prepare:
+            raise UsageError(
+                "--link and --prepare are for cutting a network",
+                do="add --objective latency (or throughput), or leave them out",
+            )
+        return targets.load_all(options.targets)
+    from tvm_iovt.planning.network_plan import PlanRequest, check_request
+
+    specs = targets.load_devices(options.targets)
+    check_request(
+        PlanRequest(
+            objective=options.objective,
+            cuts=options.cuts,
+            links=options.links,
+            prepare=options.prepare,
+        ),
+        specs,
+    )
+    return specs

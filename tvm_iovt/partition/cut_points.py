@@ -1,0 +1,182 @@
+"""Where a network may be cut, and what the stage between any two such points would cost.
+
+A cut point is a set of units that is closed under predecessors: what has been computed when a frame
+leaves a stage. Point 0 is the empty set and the last one is the whole network. Matrices are indexed
+`[to, from]`: the units of point `to` without those of point `from` are a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tvm_iovt.cost_graph import INPUT
+from tvm_iovt.partition.evaluate import ENERGY, LATENCY, MEMORY, THROUGHPUT
+from tvm_iovt.partition.problem import BUFFERS, Problem
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutPoints:
+    """Cut points of a problem, smaller sets before larger ones.
+
+    Attributes:
+        problem: Whose network is cut.
+        member: `member[point, unit]`, whether the unit is in the point's set.
+        within: `within[to, from]`, whether `from` is a proper subset of `to`.
+        crossing: Bytes that leave each point's set.
+        peak: `peak[to, from]`, the largest input and output of a unit between two points.
+    """
+
+    problem: Problem
+    member: Bools
+    within: Bools
+    crossing: Floats
+    peak: Floats
+
+    @classmethod
+    def of_sets(
+        cls, problem: Problem, member: Bools, parents: Sequence[Sequence[tuple[int, int]]]
+    ) -> CutPoints:
+        """From the sets themselves.
+
+        Args:
+            problem: Whose network is cut.
+            member: One row a set, from the empty one to the whole.
+            parents: Of each set, the pairs of a unit and the point that the set is without it. If
+                a smaller set of `member` is a subset, it must be one of some parent as well.
+        """
+        points = len(member)
+        absent = np.ascontiguousarray(~member.T)
+        within = np.zeros((points, points), dtype=np.bool_)
+        peak = np.zeros((points, points))
+        for point, pairs in enumerate(parents):
+            for unit, parent in pairs:
+                work = problem.graph.units[unit]
+                within[point] |= within[parent]
+                within[point, parent] = True
+                # Whatever lies below a point either is below it without this unit, or has the unit.
+                above = np.maximum(peak[parent], work.bytes_in + work.bytes_out)
+                np.copyto(peak[point], above, where=absent[unit])
+        return cls(
+            problem=problem,
+            member=member,
+            within=within,
+            crossing=crossing_bytes(problem, member),
+            peak=peak,
+        )
+
+    def units_between(self, start: int, end: int) -> tuple[int, ...]:
+        """The units of the stage from one point to another."""
+        return tuple(np.flatnonzero(self.member[end] & ~self.member[start]).tolist())
+
+    def _between(self, each: Floats) -> Floats:
+        """Numbers of units, summed over the stage between two points."""
+        totals: Floats = self.member.astype(np.float64) @ each
+        return totals[:, None] - totals[None, :]
+
+    def memory_bytes(self) -> Floats:
+        """Of the stage between two points, on any device; meaningless where not `within`."""
+        weights = np.array([float(u.bytes_weights) for u in self.problem.graph.units])
+        return (
+            self._between(weights)
+            + self.peak
+            + BUFFERS * (self.crossing[:, None] + self.crossing[None, :])
+        )
+
+    def compute_s(self, device: int, memory_bytes: Floats) -> Floats:
+        """Of the stage between two points; infinite where the device cannot run or hold it."""
+        row = np.array(self.problem.unit_s[device])
+        able = np.isfinite(row)
+        seconds = self._between(np.where(able, row, 0.0))
+        np.maximum(seconds, 0.0, out=seconds)  # rounding
+        limits = self.problem.devices[device]
+        seconds += limits.stage_s
+        allowed = self.within
+        if not able.all():
+            allowed = allowed & (self._between(np.where(able, 0.0, 1.0)) < 0.5)
+        if limits.memory_bytes:
+            allowed = allowed & (memory_bytes <= limits.memory_bytes)
+        return np.where(allowed, seconds, np.inf)
+
+    def transfers(self, *, period: bool) -> Floats:
+        """`[from place, to place, point]`: seconds that what crosses there takes on that way.
+
+        Of a route's hops the slowest one counts for the period, and all of them for the latency;
+        see `Route`.
+        """
+        places = len(self.problem.devices) + 1
+        table = np.zeros((places, places, len(self.crossing)))
+        for start, routes in enumerate(self.problem.routes):
+            for end, route in enumerate(routes):
+                ways = table[start, end]
+                for hop in route.hops:
+                    times = hop.latency_s + self.crossing / hop.bytes_per_s
+                    (np.maximum if period else np.add)(ways, times, out=ways)
+                ways[self.crossing == 0] = 0.0
+        return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """An objective, as what each stage and each transfer adds to it.
+
+    Attributes:
+        segments: Of each device, `[to, from]`; infinite where the stage cannot be.
+        transfers: `[from place, to place, point]`, home being the last place.
+        worst: Whether the largest of them counts; their sum otherwise.
+    """
+
+    segments: tuple[Floats, ...]
+    transfers: Floats
+    worst: bool
+
+
+def costs(points: CutPoints, objective: str) -> Costs:
+    """What stages and transfers add to an objective of `evaluate.OBJECTIVES`."""
+    problem = points.problem
+    memory_bytes = points.memory_bytes()
+    segments = [points.compute_s(device, memory_bytes) for device in range(len(problem.devices))]
+    if objective == THROUGHPUT:
+        return Costs(segments=tuple(segments), transfers=points.transfers(period=True), worst=True)
+    transfers = points.transfers(period=False)
+    if objective == LATENCY:
+        return Costs(segments=tuple(segments), transfers=transfers, worst=False)
+    free = np.where(np.isinf(transfers), np.inf, 0.0)
+    if objective == MEMORY:
+        sizes = tuple(np.where(np.isinf(segment), np.inf, memory_bytes) for segment in segments)
+        return Costs(segments=sizes, transfers=free, worst=True)
+    assert objective == ENERGY, objective
+    for segment, device in zip(segments, problem.devices, strict=True):
+        segment[np.isfinite(segment)] *= device.active_w
+    return Costs(segments=tuple(segments), transfers=free, worst=False)
+
+
+def bounded(costs_: Costs, limits: Costs, bound: float) -> Costs:
+    """The first costs where no stage and no transfer of the second exceeds a bound."""
+    return Costs(
+        segments=tuple(
+            np.where(limit <= bound, segment, np.inf)
+            for segment, limit in zip(costs_.segments, limits.segments, strict=True)
+        ),
+        transfers=np.where(limits.transfers <= bound, costs_.transfers, np.inf),
+        worst=costs_.worst,
+    )
+
+
+def crossing_bytes(problem: Problem, member: Bools) -> Floats:
+    """Bytes that leave each of some closed sets, given as rows of truth values."""
+    total = np.zeros(len(member))
+    for edge in problem.graph.edges:
+        crosses = np.ones(len(member), dtype=np.bool_)
+        if edge.producer != INPUT:
+            crosses &= member[:, edge.producer]
+        if not edge.is_output:
+            crosses &= ~member[:, list(edge.consumers)].all(axis=1)
+        total += np.where(crosses, float(edge.nbytes), 0.0)
+    return total

@@ -1,0 +1,348 @@
+"""`plan_network`: from a network's units and targets to plans, the best one first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm_iovt import unit_times
+from tvm_iovt.cost_graph import CostGraph
+from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.partition.evaluate import evaluate
+from tvm_iovt.partition.placement import placement_of
+from tvm_iovt.partition.planner import plan, plan_cuts
+from tvm_iovt.partition.problem import Problem
+from tvm_iovt.planning.links import parse_links
+from tvm_iovt.planning.places import devices_of, routes_of
+from tvm_iovt.planning.plan_file import PlanFile
+from tvm_iovt.planning.thread_choices import thread_choices
+from tvm_iovt.planning.unit_rows import UnitRows, worst_source
+from tvm_iovt.types import Alternative, PartitionPlan, TargetSpec
+
+OBJECTIVES = ("latency", "throughput", "memory", "energy", "paper")
+
+_MOST_ALTERNATIVES = 12
+# What may be otherwise on the day: a device slowed down, or its links.
+_SLOWER = (1.5, 2.5)
+_NARROWER = (0.4, 0.15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What to plan.
+
+    Attributes:
+        objective: One of `OBJECTIVES`; empty with `cuts`.
+        cuts: Operators to cut behind; the targets get the parts in order.
+        links: See `links.parse_link`.
+        prepare: Also give so many plans for other conditions.
+    """
+
+    objective: str = "latency"
+    cuts: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    prepare: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    specs: tuple[TargetSpec, ...]
+    problem: Problem
+    plan: PartitionPlan
+    rows: tuple[tuple[float, ...], ...]
+    measured: tuple[tuple[float, ...], ...]
+
+
+def check_request(request: PlanRequest, specs: Sequence[TargetSpec]) -> None:
+    """Refuse what cannot be planned, before any slow work.
+
+    Raises:
+        UsageError: There is no such objective, a link cannot be read, there are more cuts than
+            targets, or the objective needs what the targets do not state.
+    """
+    if not request.cuts and request.objective not in OBJECTIVES:
+        raise UsageError(
+            f"There is no objective {request.objective!r}",
+            do=f"use one of: {', '.join(OBJECTIVES)}",
+        )
+    parse_links(request.links, [spec.name for spec in specs])
+    if request.cuts and len(request.cuts) + 1 != len(specs):
+        raise UsageError(
+            f"{len(request.cuts)} cuts make {len(request.cuts) + 1} parts, and "
+            f"{len(specs)} targets are named",
+            seen=", ".join(spec.name for spec in specs),
+            do="name a target for each part, in the order in which they run; one may be named "
+            "several times (host/1,host/1)",
+        )
+    if request.objective == "energy" and not request.cuts:
+        silent = [spec.name for spec in specs if not spec.active_w]
+        if silent:
+            raise UsageError(
+                "Energy cannot be planned without the power of each device",
+                seen=f"no active_w for {', '.join(silent)}",
+                do="write active_w, watts while it computes beyond idling, into their target files",
+            )
+    if request.objective == "paper" and not request.cuts and len(specs) != 2:
+        raise UsageError("The published formula is for two devices", seen=f"{len(specs)} targets")
+
+
+def plan_network(
+    name: str,
+    sha256: str,
+    graph: CostGraph,
+    specs: Sequence[TargetSpec],
+    rows: UnitRows,
+    request: PlanRequest,
+) -> tuple[PlanFile, ...]:
+    """Plan a network for a set of devices.
+
+    Args:
+        name: Of the model, for the file.
+        sha256: Of the model's file.
+        graph: Its units.
+        specs: The devices.
+        rows: Their times.
+        request: See `PlanRequest`; it has been checked.
+
+    Returns:
+        The plan; behind it those for other conditions, each different from those before.
+
+    Raises:
+        UsageError: There is no operator of a cut's name.
+        TargetError: No plan fits the devices (their memory, say).
+    """
+    if request.cuts:
+        candidate = _stated_cuts(graph, specs, rows, request)
+        others: list[_Candidate] = []
+    else:
+        candidates = [_planned(graph, choice, rows, request) for choice in thread_choices(specs)]
+        candidate = min(candidates, key=lambda c: _score(c.plan, request.objective))
+        others = _prepared(candidate, request)
+        candidate = dataclasses.replace(
+            candidate, plan=_with_rejected(candidate, candidates, request.objective)
+        )
+    return tuple(
+        PlanFile(
+            model_name=name,
+            model_sha256=sha256,
+            targets=each.specs,
+            graph=graph,
+            unit_s=each.rows,
+            measured=each.measured,
+            plan=_with_threads(each.plan, each.specs),
+        )
+        for each in (candidate, *others)
+    )
+
+
+def _problem(
+    graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, links: Sequence[str]
+) -> tuple[Problem, tuple[tuple[float, ...], ...], str, float]:
+    """The planner's problem, the measured rows, the source of the times, and their noise."""
+    found = [rows.of(spec) for spec in specs]
+    stated = parse_links(links, [spec.name for spec in specs])
+    problem = Problem(
+        graph=graph,
+        devices=devices_of(specs),
+        unit_s=tuple(row.unit_s for row in found),
+        routes=routes_of(specs, stated),
+    )
+    measured = tuple(row.unit_s if row.source == "measured" else () for row in found)
+    return problem, measured, worst_source(found), max(row.noise for row in found)
+
+
+def _planned(
+    graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
+) -> _Candidate:
+    problem, measured, source, noise = _problem(graph, specs, rows, request.links)
+    if request.objective == "paper":
+        chosen = _paper(problem, specs, source)
+    else:
+        chosen = plan(problem, request.objective, noise=noise, source=source)
+    return _Candidate(
+        specs=tuple(specs),
+        problem=problem,
+        plan=chosen,
+        rows=problem.unit_s,
+        measured=measured if any(measured) else (),
+    )
+
+
+def _stated_cuts(
+    graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
+) -> _Candidate:
+    problem, measured, source, _ = _problem(graph, specs, rows, request.links)
+    try:
+        positions = [graph.position_after(cut) for cut in request.cuts]
+    except IovtError as error:
+        raise UsageError(error.what, seen=error.seen, do=error.do) from error
+    if positions != sorted(set(positions)) or positions[-1] == len(graph.units):
+        raise UsageError(
+            "The cuts do not divide the network in order",
+            seen=", ".join(
+                f"{cut} is unit {position} of {len(graph.units)}"
+                for cut, position in zip(request.cuts, positions, strict=True)
+            ),
+            do="name them in the order of the network, each once, and not its last unit",
+        )
+    chosen = plan_cuts(problem, positions, range(len(specs)), source=source)
+    return _Candidate(
+        specs=tuple(specs),
+        problem=problem,
+        plan=chosen,
+        rows=problem.unit_s,
+        measured=measured if any(measured) else (),
+    )
+
+
+def _paper(problem: Problem, specs: Sequence[TargetSpec], source: str) -> PartitionPlan:
+    """The plan of the published formula, with what our model expects of it."""
+    from tvm_iovt.partition.paper import paper_plan
+
+    first, second = (unit_times.profile_of(spec).roofs[-1] for spec in specs)
+    hop = problem.routes[0][1].hops[0]
+    found = paper_plan(
+        problem.graph,
+        (first.peaks[0].flops_per_s, second.peaks[0].flops_per_s),
+        (first.bandwidth_bytes_per_s, second.bandwidth_bytes_per_s),
+        hop.bytes_per_s,
+    )
+    units = len(problem.graph.units)
+    if found.position in (0, units):
+        device = 0 if found.position else 1
+        chosen = plan_cuts(problem, (), (device,), source=source)
+    else:
+        chosen = plan_cuts(problem, (found.position,), (0, 1), source=source)
+    best = plan(problem, "latency", source=source)
+    assert best.prediction is not None
+    assert chosen.prediction is not None
+    ratio = chosen.prediction.latency_s / best.prediction.latency_s
+    ours = Alternative(
+        name=f"our plan for latency: {' | '.join(stage.target for stage in best.stages)}",
+        latency_s=best.prediction.latency_s,
+        period_s=best.prediction.period_s,
+        reason=f"the published formula's plan takes {ratio:.2f} times as long by our model",
+    )
+    return dataclasses.replace(
+        chosen,
+        objective="paper",
+        reason=f"{found.reason} (arXiv 2411.00838 v1, reproduced with its defects)",
+        alternatives=(ours, *chosen.alternatives),
+    )
+
+
+def _score(found: PartitionPlan, objective: str) -> tuple[float, float, int]:
+    prediction = found.prediction
+    assert prediction is not None
+    first = {
+        "throughput": prediction.period_s,
+        "memory": float(max(stage.memory_bytes for stage in prediction.stages)),
+        "energy": prediction.energy_j,
+    }.get(objective, prediction.latency_s)
+    return first, prediction.latency_s, len(found.stages)
+
+
+def _with_rejected(
+    best: _Candidate, candidates: Sequence[_Candidate], objective: str
+) -> PartitionPlan:
+    """The best plan, with the best one of each other way to give out threads beside it."""
+    rejected = []
+    for other in candidates:
+        if other is best or other.plan.prediction is None:
+            continue
+        stages = " | ".join(
+            f"{stage.target} with {_cores(other.specs, stage.target)} threads"
+            for stage in other.plan.stages
+        )
+        rejected.append(
+            Alternative(
+                name=stages,
+                latency_s=other.plan.prediction.latency_s,
+                period_s=other.plan.prediction.period_s,
+                reason=f"other threads, more {'time' if objective != 'memory' else 'memory'}",
+            )
+        )
+    alternatives = (*best.plan.alternatives, *rejected)[:_MOST_ALTERNATIVES]
+    return dataclasses.replace(best.plan, alternatives=alternatives)
+
+
+def _cores(specs: Sequence[TargetSpec], name: str) -> int:
+    return next(spec.cpu.cores for spec in specs if spec.name == name)
+
+
+def _with_threads(found: PartitionPlan, specs: Sequence[TargetSpec]) -> PartitionPlan:
+    gpus = {spec.name for spec in specs if spec.gpu is not None}
+    return dataclasses.replace(
+        found,
+        stages=tuple(
+            stage
+            if stage.target in gpus
+            else dataclasses.replace(stage, threads=_cores(specs, stage.target))
+            for stage in found.stages
+        ),
+    )
+
+
+def _prepared(best: _Candidate, request: PlanRequest) -> list[_Candidate]:
+    """Plans for days on which a device or a link is slower than expected, no two alike."""
+    if request.objective == "paper":
+        return []
+    seen = {_cuts(best.plan, best.specs)}
+    found: list[_Candidate] = []
+    for problem in _conditions(best.problem):
+        if len(found) == request.prepare:
+            break
+        other = plan(problem, request.objective)
+        if _cuts(other, best.specs) in seen:
+            continue
+        seen.add(_cuts(other, best.specs))
+        found.append(dataclasses.replace(best, plan=_as_expected(best, other)))
+    return found
+
+
+def _as_expected(best: _Candidate, other: PartitionPlan) -> PartitionPlan:
+    """A plan for other conditions with what it would take under the expected ones."""
+    source = best.plan.prediction.source if best.plan.prediction else "assumed"
+    found = evaluate(best.problem, placement_of(best.problem, other.stages), source=source)
+    return dataclasses.replace(
+        other,
+        prediction=found.prediction,
+        reason="prepared for slower days",
+        alternatives=(),
+        reasons=(),
+    )
+
+
+def _conditions(problem: Problem) -> list[Problem]:
+    conditions = []
+    for slower, narrower in zip(_SLOWER, _NARROWER, strict=True):
+        for device in range(len(problem.devices)):
+            rows = tuple(
+                tuple(slower * unit_s for unit_s in row) if d == device else row
+                for d, row in enumerate(problem.unit_s)
+            )
+            conditions.append(dataclasses.replace(problem, unit_s=rows))
+        routes = tuple(
+            tuple(
+                dataclasses.replace(
+                    route,
+                    hops=tuple(
+                        dataclasses.replace(hop, bytes_per_s=narrower * hop.bytes_per_s)
+                        for hop in route.hops
+                    ),
+                )
+                for route in row
+            )
+            for row in problem.routes
+        )
+        conditions.append(dataclasses.replace(problem, routes=routes))
+    return conditions
+
+
+def _cuts(
+    found: PartitionPlan, specs: Sequence[TargetSpec]
+) -> tuple[tuple[TargetSpec, tuple[str, ...]], ...]:
+    """What makes plans differ: the units of each stage, and the kind of its device."""
+    kinds = {spec.name: dataclasses.replace(spec, name="") for spec in specs}
+    return tuple((kinds[stage.target], stage.units) for stage in found.stages)

@@ -1,0 +1,91 @@
+"""Plans as files: printed, edited, and replayed by `compile --plan`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from tvm_iovt.atomic_write import write_atomically
+from tvm_iovt.cost_graph import CostGraph
+from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.types import PartitionPlan, TargetSpec, from_json, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFile:
+    """A plan, and everything that it was made from.
+
+    What may be edited is `plan.stages`: move names of units from one stage to another, or change
+    its target to another one of the file. The rest is for reading.
+
+    Attributes:
+        model_name: Name of the model.
+        model_sha256: Digest of the model file.
+        targets: The devices that were planned for.
+        graph: The units of the network.
+        unit_s: Seconds of each unit on each target that the plan rests on.
+        measured: Of those, the measured ones: a row of seconds for each target, empty for targets
+            that were not measured.
+        plan: The plan.
+    """
+
+    SCHEMA: ClassVar[str] = "tvm-iovt/plan/1"
+
+    model_name: str
+    model_sha256: str
+    targets: tuple[TargetSpec, ...]
+    graph: CostGraph
+    unit_s: tuple[tuple[float, ...], ...]
+    measured: tuple[tuple[float, ...], ...] = ()
+    plan: PartitionPlan
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Write a plan as JSON, atomically.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
+    text = json.dumps(to_json(plan), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def read_plan(path: Path) -> PlanFile:
+    """A plan from its file.
+
+    Raises:
+        UsageError: There is none, or it is not a plan that this version reads.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(
+            f"Cannot read the plan {path}",
+            seen=f"{type(error).__name__}: {error}",
+            do="give a file that `tvm-iovt plan -o` wrote",
+        ) from error
+    try:
+        return from_json(PlanFile, data)
+    except IovtError as error:
+        raise UsageError(
+            f"{path}: {error.what}",
+            seen=error.seen,
+            do=error.do or "undo the edit, or plan again with `tvm-iovt plan -o`",
+        ) from error
+
+
+def check_model(path: Path, plan: PlanFile, name: str, sha256: str) -> None:
+    """Refuse a plan that was made for another model.
+
+    Raises:
+        UsageError: It was.
+    """
+    if plan.model_sha256 != sha256:
+        raise UsageError(
+            f"{path} is a plan for another model",
+            seen=f"{plan.model_name}, SHA-256 {plan.model_sha256[:12]}...; {name} has "
+            f"{sha256[:12]}...",
+            do="plan this model: tvm-iovt plan MODEL --targets ... -o FILE",
+        )

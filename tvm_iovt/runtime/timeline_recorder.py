@@ -1,0 +1,93 @@
+"""Collects what the lanes of a running pipeline do, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tvm_iovt.runtime.timeline import ACTIONS, COMPUTE, RECEIVE, SEND, Busy, Span, Timeline
+
+KEPT_SPANS = 3000
+"""Spans that are kept of the begin of a run, and as many of its end."""
+
+EMA_WEIGHT = 0.1
+"""Of the newest frame in the moving averages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds of one stage, for one frame or on average. Waiting for others is in none of them.
+
+    Attributes:
+        receive_s: To bring its inputs to its device.
+        compute_s: Of its kernels.
+        send_s: To bring its outputs from there.
+    """
+
+    receive_s: float
+    compute_s: float
+    send_s: float
+
+
+class TimelineRecorder:
+    """Keeps the first and the last spans of a run, exact sums over all, and moving averages.
+
+    Args:
+        stages: Names of the stages.
+        kept: Spans to keep of either end.
+    """
+
+    def __init__(self, stages: Sequence[str], *, kept: int = KEPT_SPANS) -> None:
+        self._stages = tuple(stages)
+        self._kept = kept
+        self._first: list[Span] = []
+        self._last: deque[Span] = deque(maxlen=kept)
+        keys = [(stage, action) for stage in range(len(stages)) for action in ACTIONS]
+        self._counts = dict.fromkeys(keys, 0)
+        self._sums_s = dict.fromkeys(keys, 0.0)
+        self._averages_s = dict.fromkeys(keys, 0.0)
+        self._length_s = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, span: Span) -> None:
+        """Note what a lane has done."""
+        key, busy_s = (span.stage, span.action), span.end_s - span.start_s
+        with self._lock:
+            (self._first if len(self._first) < self._kept else self._last).append(span)
+            weight = EMA_WEIGHT if self._counts[key] else 1.0
+            self._averages_s[key] += weight * (busy_s - self._averages_s[key])
+            self._counts[key] += 1
+            self._sums_s[key] += busy_s
+
+    def finish_frame(self, now_s: float) -> None:
+        """Note that an output came out."""
+        with self._lock:
+            self._length_s = max(self._length_s, now_s)
+
+    def averages(self) -> tuple[StageTimes, ...]:
+        """Moving averages of each stage, over about the last 20 frames; 0 before the first."""
+        with self._lock:
+            found = dict(self._averages_s)
+        return tuple(
+            StageTimes(
+                receive_s=found[stage, RECEIVE],
+                compute_s=found[stage, COMPUTE],
+                send_s=found[stage, SEND],
+            )
+            for stage in range(len(self._stages))
+        )
+
+    def timeline(self) -> Timeline:
+        """What there is up to now."""
+        with self._lock:
+            spans = [*self._first, *self._last]
+            totals = tuple(
+                Busy(stage=stage, action=action, spans=count, busy_s=self._sums_s[stage, action])
+                for (stage, action), count in self._counts.items()
+                if count
+            )
+            length_s = self._length_s
+        spans.sort(key=lambda span: span.start_s)
+        return Timeline(stages=self._stages, spans=tuple(spans), length_s=length_s, totals=totals)

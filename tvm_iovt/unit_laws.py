@@ -1,0 +1,218 @@
+"""What the time of a unit depends on: one law for each kind of kernel, and how to fit it.
+
+A law is a sum of terms with coefficients that are never negative: seconds of arithmetic at the
+peak, of traffic at the speed of the nearest cache, of weights, of lanes and tiles that stay empty.
+Each term is a time that the device would need if nothing else limited it, so a coefficient is a
+factor of some units, whatever the device, and a law that was fitted to some sizes stays sensible
+far away from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from tvm_iovt.cost_graph import Unit
+from tvm_iovt.types import Roof
+
+TERMS = 12
+"""Of each law."""
+
+_TILE = 8
+"""Largest tile that Winograd kernels read along an axis, with the border of the window."""
+
+_WINOGRAD = ("conv", "grouped")
+_DTYPE_FALLBACK = "float32"
+
+_FALLBACKS = {
+    "conv 3x3/1": ("conv",),
+    "conv 3x3/2": ("conv",),
+    "conv": ("pointwise", "conv 3x3/2"),
+    "pointwise": ("conv", "matmul"),
+    "depthwise": ("depthwise/2", "pool"),
+    "depthwise/2": ("depthwise", "pool"),
+    "grouped": ("conv", "depthwise"),
+    "transposed": ("conv", "pointwise"),
+    "matmul": ("pointwise",),
+    "pool": ("depthwise", "elementwise"),
+    "reduce": ("elementwise", "pool"),
+    "elementwise": ("move", "pool"),
+    "move": ("elementwise", "pool"),
+    "other": ("elementwise", "move"),
+}
+"""What a law that was not fitted is taken from, nearest first."""
+
+
+def law_of(unit: Unit) -> str:
+    """Name of the law that a unit follows, its arithmetic's type before it if not float32.
+
+    3x3 convolutions have laws of their own, as Winograd's algorithm computes most of them.
+    """
+    kind = unit.kind
+    if kind == "conv" and unit.kernel == (3, 3) and _stride(unit) <= 2:
+        kind = f"conv 3x3/{_stride(unit)}"
+    elif kind == "depthwise" and _stride(unit) > 1:
+        kind = "depthwise/2"
+    return kind if unit.dtype == _DTYPE_FALLBACK else f"{unit.dtype} {kind}"
+
+
+def laws_like(name: str) -> tuple[str, ...]:
+    """The law of that name, and those to take instead, nearest first."""
+    dtype, _, kind = name.rpartition(" ") if not name.startswith("conv ") else ("", "", name)
+    if " conv 3x3/" in name:
+        dtype, _, rest = name.partition(" ")
+        kind = rest
+    found = [kind]
+    for like in _FALLBACKS.get(kind, ()):
+        found += [like, *_FALLBACKS.get(like, ())]
+    kinds = tuple(dict.fromkeys(found))
+    typed = tuple(f"{dtype} {kind}" for kind in kinds) if dtype else ()
+    return (*typed, *kinds)
+
+
+def peak_of(roof: Roof, dtype: str) -> float:
+    """FLOPs a second in a type, or in float32 if nobody knows better."""
+    peaks = {peak.dtype: peak.flops_per_s for peak in roof.peaks}
+    return peaks.get("int8" if dtype in ("uint8", "int32") else dtype) or peaks["float32"]
+
+
+def least_flops(unit: Unit) -> float:
+    """FLOPs that no algorithm in use falls below.
+
+    Winograd's `F(m, r)` takes `m + r - 1` multiplications for `m` outputs along an axis instead of
+    `m r`. With a stride, an axis is the sum of as many shorter filters, one for each phase.
+    """
+    if unit.kind not in _WINOGRAD or len(unit.kernel) != 2 or unit.dtype not in _FLOATS:
+        return float(unit.flops)
+    share = 1.0
+    for taps, stride in zip(unit.kernel, unit.strides or (1, 1), strict=False):
+        share *= _least_share(taps, stride)
+    return share * unit.flops
+
+
+_FLOATS = ("float32", "float16", "bfloat16")
+
+
+def _least_share(taps: int, stride: int) -> float:
+    phases = [len(range(first, taps, stride)) for first in range(stride)]
+    multiplications = 0.0
+    for phase in phases:
+        if phase:
+            outputs = max(_TILE + 1 - phase, 1)
+            multiplications += (outputs + phase - 1) / outputs
+    return min(multiplications / taps, 1.0)
+
+
+def compulsory_bytes(unit: Unit) -> float:
+    """Traffic that no kernel avoids: of what it reads, only what its windows touch."""
+    read = float(unit.bytes_in)
+    if unit.kernel and unit.strides:
+        for taps, stride in zip(unit.kernel, unit.strides, strict=False):
+            read *= min(taps / stride, 1.0)
+    return read + unit.bytes_out + unit.bytes_weights
+
+
+def may_vanish(unit: Unit) -> bool:
+    """Whether a unit may become a part of a neighbour's kernel, or a view, and take no time."""
+    return unit.kind in ("move", "elementwise", "other")
+
+
+def terms(unit: Unit, roof: Roof, lanes: int, cache_bytes: int) -> np.ndarray:
+    """The terms of a unit's law, in seconds.
+
+    Args:
+        unit: The unit.
+        roof: Of the threads that run it.
+        lanes: Numbers in a vector register.
+        cache_bytes: Of the cache that one core has for itself.
+    """
+    peak, cache = peak_of(roof, unit.dtype), _cache_speed(roof)
+    work_s = unit.flops / peak
+    depth, channels = _channels(unit.shape_in), _channels(unit.shape_out)
+    per_group = max(depth // max(unit.groups, 1), 1)
+    height, width = _size(unit.shape_out)
+    own = max(channels // unit.groups, 1) if unit.kind == "grouped" else channels
+    empty_lanes = math.ceil(own / lanes) * lanes / own - 1
+    tile = 4 if unit.kind == "conv" else 1
+    empty_tiles = math.ceil(height / tile) * math.ceil(width / tile) * tile**2 / (height * width) - 1
+    spilled = max(unit.bytes_weights - cache_bytes / 2, 0.0)
+    far = max(unit.bytes_in + unit.bytes_out - cache_bytes, 0.0)
+    return np.array(
+        [
+            1e-6,
+            work_s,
+            work_s / per_group,
+            work_s / max(channels, 1),
+            work_s * min(empty_lanes, 4.0),
+            work_s * min(empty_tiles, 4.0),
+            work_s / math.sqrt(height * width),
+            unit.bytes_in / cache,
+            unit.bytes_out / cache,
+            unit.bytes_weights / cache,
+            spilled / cache,
+            far / cache,
+        ]
+    )
+
+
+def fit_law(rows: np.ndarray, seconds: Sequence[float], launch_s: float) -> tuple[float, ...]:
+    """Coefficients, none negative, with the least relative errors.
+
+    Args:
+        rows: Terms of each sample, see `terms`.
+        seconds: Measured, more than `launch_s` each.
+        launch_s: That every kernel takes beside its law.
+
+    Returns:
+        One coefficient for each term.
+    """
+    measured = np.asarray(seconds, np.float64)
+    target = np.maximum(measured - launch_s, 0.02 * measured)
+    weights = 1.0 / measured
+    coefficients = np.zeros(rows.shape[1])
+    for _ in range(6):  # towards the least absolute errors, which few odd samples do not move
+        coefficients = _non_negative(rows * weights[:, None], target * weights)
+        error = np.abs(rows @ coefficients - target) / measured
+        weights = 1.0 / measured / np.sqrt(np.maximum(error, 0.03))
+    return tuple(float(c) for c in coefficients)
+
+
+def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Least squares without negative coefficients, slightly ridged, by coordinate descent."""
+    scale = np.sqrt((rows**2).sum(axis=0))
+    used = scale > 0
+    safe = np.where(used, scale, 1.0)
+    normal = (rows / safe).T @ (rows / safe) + 1e-4 * np.eye(rows.shape[1])
+    right = (rows / safe).T @ wanted
+    found = np.zeros(rows.shape[1])
+    for _ in range(2000):
+        before = found.copy()
+        for i in np.flatnonzero(used):
+            rest = right[i] - normal[i] @ found + normal[i, i] * found[i]
+            found[i] = max(rest / normal[i, i], 0.0)
+        if np.abs(found - before).max() <= 1e-9 * max(np.abs(found).max(), 1e-30):
+            break
+    return found / safe
+
+
+def _cache_speed(roof: Roof) -> float:
+    return roof.cache_bandwidth_bytes_per_s or 4 * roof.bandwidth_bytes_per_s
+
+
+def _channels(shape: Sequence[int]) -> int:
+    if not shape:
+        return 1
+    return max(shape[1] if len(shape) in (3, 4, 5) else shape[-1], 1)
+
+
+def _size(shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of an image, rows of a matrix."""
+    if len(shape) >= 4:
+        return max(shape[-2], 1), max(shape[-1], 1)
+    return 1, max(math.prod(shape[:-1]) if shape else 1, 1)
+
+
+def _stride(unit: Unit) -> int:
+    return max(unit.strides) if unit.strides else 1
