@@ -153,17 +153,18 @@ def units_of(
     if not groups:
         raise ModelError("The network cannot be divided: it has no operators", seen="constants")
     names = _Names()
-    given_in = _checked("inputs", inputs, line.params)
-    given_out = _checked("outputs", outputs, line.outputs)
-    in_specs = _specs(line, line.params, given_in, names)
-    out_specs = _specs(line, line.outputs, given_out, names)
+    _check("inputs", inputs, line.params)
+    _check("outputs", outputs, line.outputs)
+    in_specs = _specs(line, line.params, inputs, names)
     named: dict[Any, str] = {v: s.name for v, s in zip(line.params, in_specs, strict=True)}
-    for value, spec in zip(line.outputs, out_specs, strict=True):
-        if isinstance(value, relax.Var) and value in line.node_of:
-            named.setdefault(value, spec.name)
+    if outputs is not None:  # what the model calls its outputs, nothing else may be called
+        out_specs = _specs(line, line.outputs, outputs, names)
+        _name_outputs(line, out_specs, named)
     for node in line.nodes:
         if node.var not in named:
             named[node.var] = names.unique(_own_name(node.var, line))
+    if outputs is None:
+        out_specs = _named_specs(line, named, names)
     owner = {node.var: index for index, group in enumerate(groups) for node in group.nodes}
     edges, tensors = _edges(line, owner, len(groups), in_specs, out_specs, named)
     units = tuple(
@@ -189,9 +190,28 @@ class _Names:
         return found
 
 
-def _checked(
-    what: str, specs: Sequence[TensorSpec] | None, values: Sequence[Any]
-) -> Sequence[TensorSpec] | None:
+def _name_outputs(line: StraightLine, specs: Sequence[TensorSpec], named: dict[Any, str]) -> None:
+    for value, spec in zip(line.outputs, specs, strict=True):
+        node = line.node_of.get(value) if isinstance(value, relax.Var) else None
+        if node is not None and not node.replicated:
+            named.setdefault(value, spec.name)
+
+
+def _named_specs(
+    line: StraightLine, named: dict[Any, str], names: _Names
+) -> tuple[TensorSpec, ...]:
+    """Outputs by the names of their tensors; inputs, constants and second ones by new names."""
+    specs: list[TensorSpec] = []
+    for value in line.outputs:
+        own = isinstance(value, relax.Var) and value in line.node_of
+        again = own and named[value] in {spec.name for spec in specs}
+        fresh = not own or again or line.node_of[value].replicated
+        name = names.unique(_own_name(value, line)) if fresh else named[value]
+        specs.append(_spec(name, value))
+    return tuple(specs)
+
+
+def _check(what: str, specs: Sequence[TensorSpec] | None, values: Sequence[Any]) -> None:
     if specs is not None:
         have = [shape_of(value) for value in values]
         if [spec.shape for spec in specs] != have:
@@ -199,7 +219,6 @@ def _checked(
                 f"The {what} are not those of the module",
                 seen=f"given {'; '.join(map(str, specs))}; the module has shapes {have}",
             )
-    return specs
 
 
 def _specs(

@@ -134,7 +134,7 @@ class PartitionByPlan:
         if stages == ((),):
             stages = (tuple(unit.name for unit in units.graph.units),)
         stage_of = _stage_of(units.graph, stages)
-        interfaces = [_interface(units.graph, stage_of, stage) for stage in range(len(stages))]
+        interfaces = [_interface(units, stage_of, stage) for stage in range(len(stages))]
         return _partitioned(mod, units, stage_of, interfaces)
 
 
@@ -240,18 +240,22 @@ def _few(names: Any) -> str:
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
 
 
-def _interface(graph: CostGraph, stage_of: Sequence[int], stage: int) -> StageInterface:
+def _interface(units: Units, stage_of: Sequence[int], stage: int) -> StageInterface:
+    graph = units.graph
     made = {edge.spec.name for edge in graph.edges if _maker(edge, stage_of) == stage}
     inputs = [
         edge.spec
         for edge in graph.edges
         if edge.spec.name not in made and any(stage_of[c] == stage for c in edge.consumers)
     ]
-    outputs = [
+    # The network's outputs in its order, then what only later stages read.
+    outputs = [spec for spec in units.outputs if spec.name in made]
+    outputs += [
         edge.spec
         for edge in graph.edges
         if edge.spec.name in made
-        and (edge.is_output or any(stage_of[c] != stage for c in edge.consumers))
+        and not edge.is_output
+        and any(stage_of[c] != stage for c in edge.consumers)
     ]
     if not outputs:
         raise ModelError(

@@ -153,6 +153,7 @@ class _Split:
         self._group = group
         self._axis = axis
         self._parts = parts
+        self._returned = {value for value in units.line.outputs if isinstance(value, relax.Var)}
         self._inside = {node.var for node in group.nodes}
         self._shape = static_shape(group.anchor.value)
         self._builder = relax.BlockBuilder(
@@ -179,16 +180,14 @@ class _Split:
                         made = [self._part(number) for number in range(len(self._parts))]
                         joined = relax.op.concat(made, axis=self._axis)
                         self._emit(joined, f"{self._name}.joined", node)
-                kept = [
-                    builder.emit_output(moved(value, self._here, self._line))
-                    for value in self._line.outputs
-                ]
+            kept = [moved(value, self._here, self._line) for value in self._line.outputs]
             builder.emit_func_output(relax.Tuple(kept) if self._line.returns_tuple else kept[0])
         return builder.finalize()
 
     def _emit(self, expr: Any, name: str, node: Node | None = None) -> Any:
         expr = self._builder.normalize(expr)
-        var = relax.DataflowVar(name, expr.ty)
+        returned = node is not None and node.var in self._returned
+        var = (relax.Var if returned else relax.DataflowVar)(name, expr.ty)
         self._builder.emit_normalized(relax.VarBinding(var, expr))
         if node is not None:
             self._here[node.var] = var

@@ -122,6 +122,7 @@ class _Grouping:
         return (
             node.var not in self._owner
             and (node.role == "elementwise" or (node.role == "view" and views))
+            and not self._widens_integers(node)
             and elements(node.value) == elements(group.core[-1].value)
         )
 
@@ -149,6 +150,13 @@ class _Grouping:
         if reader.role == "anchor":
             return kind_of(reader).name in ("reduce", "move") or self._widens(node)
         return elements(node.value) == elements(reader.value)
+
+    def _widens_integers(self, node: Node) -> bool:
+        """Whether a node converts small integers, which are less to pass on than its result."""
+        if op_name_of(node) not in _CONVERSIONS:
+            return False
+        dtype = str(first_item(node.reads[0]).ty.dtype)
+        return dtype.startswith(("int", "uint")) and _bits(node.reads[0]) < _bits(node.value)
 
     def _widens(self, node: Node) -> bool:
         """Whether a chain of element-wise operators makes wider numbers than it reads."""

@@ -182,3 +182,19 @@ def _compile(index: int, arch: str, out: Path) -> None:
     options = {"kind": "llvm", "mtriple": spec.triple, "mcpu": spec.mcpu}
     executable = relax.build(builder.get(), tvm.target.Target(options))
     executable.export_library(str(out), fcompile=find_linker(spec).fcompile())
+
+
+def compile_heavy(out: Path, rows: int, columns: int) -> None:
+    """A stage `product = vector @ weights` for this machine."""
+    import tvm
+    from tvm import relax
+
+    weights = np.random.default_rng(2).standard_normal((rows, columns)).astype(np.float32)
+    argument = relax.Var("vector", relax.TensorType((1, rows), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [argument]):
+        with builder.dataflow():
+            result = builder.emit_output(relax.op.matmul(argument, relax.const(weights)))
+        builder.emit_func_output(result)
+    executable = relax.build(builder.get(), tvm.target.Target("llvm"))
+    executable.export_library(str(out), fcompile=find_linker(_cpu(HOST)).fcompile())

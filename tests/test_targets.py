@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,52 @@ def test_wrong_files_name_the_key(tmp_path: Path, change: tuple[str, str], said:
     with pytest.raises(TargetError) as caught:
         targets.load(str(path))
     assert said in str(caught.value)
+
+
+def test_number_of_threads() -> None:
+    assert targets.load("raspberry-pi-4/2").cpu.cores == 2
+    assert targets.load("raspberry-pi-4/2").name == "raspberry-pi-4/2"
+    orin = targets.load("cuda@raspberry-pi-4/2")
+    assert orin.cpu.cores == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("raspberry-pi-4/5", "has 4 cores"),
+        ("raspberry-pi-4/0", "has none"),
+        ("cuda/1", "only CPU targets"),
+        ("arm/x", "not a target name"),
+    ],
+)
+def test_wrong_numbers_of_threads(name: str, said: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        targets.load(name)
+    assert said in str(caught.value)
+
+
+def test_devices_may_repeat_a_name() -> None:
+    first, second, third = targets.load_devices("arm/1, arm/1,arm/2")
+    assert [first.name, second.name, third.name] == ["arm/1", "arm/1~2", "arm/2"]
+    assert dataclasses.replace(second, name=first.name) == first
+    one, cuda, other = targets.load_devices("arm,cuda,arm")
+    assert (one.name, cuda.name, other.name) == ("arm", "cuda", "arm~2")
+    assert cuda.cpu == one.cpu
+    with pytest.raises(TargetError, match="named twice"):
+        targets.load_all("arm/1,arm/1")
+
+
+def test_base_names() -> None:
+    assert targets.base_name("host:x86-64-v3/2") == "host"
+    assert targets.base_name("./a/board.toml/2") == "./a/board.toml"
+
+
+def test_every_shipped_number_is_sensible() -> None:
+    for name in targets.names():
+        profile = targets.load(name).profile
+        if profile is None:
+            continue
+        for roof in profile.roofs:
+            (peak,) = (p.flops_per_s for p in roof.peaks if p.dtype == "float32")
+            assert 1 <= peak / roof.bandwidth_bytes_per_s <= 100
+            assert roof.cache_bandwidth_bytes_per_s >= roof.bandwidth_bytes_per_s

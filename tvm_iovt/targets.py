@@ -43,6 +43,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({path.stem for folder in folders for path in folder.glob("*.toml")}))
 
 
+def base_name(name: str) -> str:
+    """The name of a target without suffixes, or the path of its file."""
+    match = _NAME.fullmatch(name.strip())
+    return match["base"] if match else name
+
+
 def load(name: str) -> TargetSpec:
     """The target of that name, or of that TOML file.
 

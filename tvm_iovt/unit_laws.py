@@ -55,7 +55,8 @@ def law_of(unit: Unit) -> str:
         kind = f"conv 3x3/{_stride(unit)}"
     elif kind == "depthwise" and _stride(unit) > 1:
         kind = "depthwise/2"
-    return kind if unit.dtype == _DTYPE_FALLBACK else f"{unit.dtype} {kind}"
+    dtype = arithmetic_of(unit)
+    return kind if dtype == _DTYPE_FALLBACK else f"{dtype} {kind}"
 
 
 def laws_like(name: str) -> tuple[str, ...]:
@@ -72,6 +73,24 @@ def laws_like(name: str) -> tuple[str, ...]:
     return (*typed, *kinds)
 
 
+def arithmetic_of(unit: Unit) -> str:
+    """The type that a unit computes in: weights of a byte each are multiplied as bytes.
+
+    In the graph of a quantized model a convolution is one of float32 between conversions; kernels
+    take the conversions in.
+    """
+    if unit.dtype != _DTYPE_FALLBACK or not unit.bytes_weights:
+        return unit.dtype
+    depth, channels = _channels(unit.shape_in), _channels(unit.shape_out)
+    if unit.kind == "matmul":
+        weights = math.prod(unit.shape_in[1:]) * channels
+    elif unit.kernel:
+        weights = math.prod(unit.kernel) * channels * max(depth // max(unit.groups, 1), 1)
+    else:
+        return unit.dtype
+    return "int8" if unit.bytes_weights < 2 * weights else unit.dtype
+
+
 def peak_of(roof: Roof, dtype: str) -> float:
     """FLOPs a second in a type, or in float32 if nobody knows better."""
     peaks = {peak.dtype: peak.flops_per_s for peak in roof.peaks}
@@ -84,7 +103,7 @@ def least_flops(unit: Unit) -> float:
     Winograd's `F(m, r)` takes `m + r - 1` multiplications for `m` outputs along an axis instead of
     `m r`. With a stride, an axis is the sum of as many shorter filters, one for each phase.
     """
-    if unit.kind not in _WINOGRAD or len(unit.kernel) != 2 or unit.dtype not in _FLOATS:
+    if unit.kind not in _WINOGRAD or len(unit.kernel) != 2 or arithmetic_of(unit) not in _FLOATS:
         return float(unit.flops)
     share = 1.0
     for taps, stride in zip(unit.kernel, unit.strides or (1, 1), strict=False):
@@ -128,7 +147,7 @@ def terms(unit: Unit, roof: Roof, lanes: int, cache_bytes: int) -> np.ndarray:
         lanes: Numbers in a vector register.
         cache_bytes: Of the cache that one core has for itself.
     """
-    peak, cache = peak_of(roof, unit.dtype), _cache_speed(roof)
+    peak, cache = peak_of(roof, arithmetic_of(unit)), _cache_speed(roof)
     work_s = unit.flops / peak
     depth, channels = _channels(unit.shape_in), _channels(unit.shape_out)
     per_group = max(depth // max(unit.groups, 1), 1)
@@ -162,39 +181,66 @@ def fit_law(rows: np.ndarray, seconds: Sequence[float], launch_s: float) -> tupl
 
     Args:
         rows: Terms of each sample, see `terms`.
-        seconds: Measured, more than `launch_s` each.
+        seconds: Measured.
         launch_s: That every kernel takes beside its law.
 
     Returns:
         One coefficient for each term.
     """
+    return fit_laws(rows, seconds, launch_s)[0]
+
+
+def fit_laws(
+    rows: np.ndarray, seconds: Sequence[float], launch_s: float
+) -> tuple[tuple[float, ...], np.ndarray]:
+    """As `fit_law`, and what each sample is predicted as by a fit to all the others."""
     measured = np.asarray(seconds, np.float64)
-    target = np.maximum(measured - launch_s, 0.02 * measured)
+    wanted = np.maximum(measured - launch_s, 0.02 * measured)
     weights = 1.0 / measured
-    coefficients = np.zeros(rows.shape[1])
-    for _ in range(6):  # towards the least absolute errors, which few odd samples do not move
-        coefficients = _non_negative(rows * weights[:, None], target * weights)
-        error = np.abs(rows @ coefficients - target) / measured
+    found = np.zeros(rows.shape[1])
+    for _ in range(_ROUNDS):  # towards the least absolute errors, which few odd samples do not move
+        found = _non_negative(rows * weights[:, None], wanted * weights)
+        error = np.abs(rows @ found - wanted) / measured
         weights = 1.0 / measured / np.sqrt(np.maximum(error, 0.03))
-    return tuple(float(c) for c in coefficients)
+    predicted = np.empty_like(measured)
+    for left_out in range(len(measured)):
+        rest = np.arange(len(measured)) != left_out
+        others = _non_negative((rows * weights[:, None])[rest], (wanted * weights)[rest])
+        predicted[left_out] = rows[left_out] @ others + launch_s
+    return tuple(float(c) for c in found), predicted
+
+
+_ROUNDS = 6
+_RIDGE = 1e-4
 
 
 def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Least squares without negative coefficients, slightly ridged, by coordinate descent."""
+    """Least squares without negative coefficients, slightly ridged (Lawson and Hanson 1974)."""
     scale = np.sqrt((rows**2).sum(axis=0))
-    used = scale > 0
-    safe = np.where(used, scale, 1.0)
-    normal = (rows / safe).T @ (rows / safe) + 1e-4 * np.eye(rows.shape[1])
-    right = (rows / safe).T @ wanted
+    scale[scale == 0] = 1.0
+    scaled = rows / scale
+    normal = scaled.T @ scaled + _RIDGE * np.eye(rows.shape[1])
+    right = scaled.T @ wanted
     found = np.zeros(rows.shape[1])
-    for _ in range(2000):
-        before = found.copy()
-        for i in np.flatnonzero(used):
-            rest = right[i] - normal[i] @ found + normal[i, i] * found[i]
-            found[i] = max(rest / normal[i, i], 0.0)
-        if np.abs(found - before).max() <= 1e-9 * max(np.abs(found).max(), 1e-30):
+    active = np.zeros(rows.shape[1], bool)
+    for _ in range(3 * rows.shape[1]):
+        gradient = np.where(active, -np.inf, right - normal @ found)
+        best = int(np.argmax(gradient))
+        if gradient[best] <= 1e-10:
             break
-    return found / safe
+        active[best] = True
+        while True:
+            trial = np.zeros_like(found)
+            trial[active] = np.linalg.solve(normal[np.ix_(active, active)], right[active])
+            negative = active & (trial <= 0)
+            if not negative.any():
+                found = trial
+                break
+            step = np.min(found[negative] / (found[negative] - trial[negative]))
+            found = found + step * (trial - found)
+            active &= found > 1e-14
+            found[~active] = 0.0
+    return found / scale
 
 
 def _cache_speed(roof: Roof) -> float:

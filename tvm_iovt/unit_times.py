@@ -8,7 +8,6 @@ are taken to miss the roofline by as much as they usually do.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,9 @@ from tvm_iovt.cost_graph import Unit
 from tvm_iovt.roofline import assumed_ceilings
 from tvm_iovt.types import DeviceProfile, DtypePeak, KindFit, Roof, TargetSpec
 from tvm_iovt.unit_laws import (
+    arithmetic_of,
     compulsory_bytes,
-    fit_law,
+    fit_laws,
     law_of,
     laws_like,
     least_flops,
@@ -110,7 +110,7 @@ def bound_s(unit: Unit, spec: TargetSpec, threads: int = 0) -> float:
     cache = roof.cache_bandwidth_bytes_per_s
     far = max(nbytes - profile.cache_bytes, 0.0) if profile.cache_bytes else 0.0
     return max(
-        least_flops(unit) / peak_of(roof, unit.dtype),
+        least_flops(unit) / peak_of(roof, arithmetic_of(unit)),
         nbytes / cache if cache else 0.0,
         far / roof.bandwidth_bytes_per_s,
     ) / doubt
@@ -159,17 +159,12 @@ def fit_kind(
     roof = roof_of(profile, threads)
     rows = np.array([_terms(sample.unit, spec, roof) for sample in samples])
     seconds = np.array([sample.seconds for sample in samples])
-    errors = []
-    for left_out in range(len(samples)):
-        rest = np.arange(len(samples)) != left_out
-        found = fit_law(rows[rest], seconds[rest], profile.launch_s)
-        predicted = float(rows[left_out] @ found) + profile.launch_s
-        errors.append(abs(predicted - seconds[left_out]) / seconds[left_out])
+    coefficients, predicted = fit_laws(rows, list(seconds), profile.launch_s)
     return KindFit(
         kind=name,
         threads=threads,
-        coefficients=fit_law(rows, list(seconds), profile.launch_s),
-        median_error=float(statistics.median(errors)),
+        coefficients=coefficients,
+        median_error=float(np.median(np.abs(predicted - seconds) / seconds)),
         samples=len(samples),
     )
 
@@ -259,7 +254,7 @@ def _usual_s(unit: Unit, spec: TargetSpec, profile: DeviceProfile, threads: int)
     speed = roof.bandwidth_bytes_per_s
     if unit.nbytes <= spec.cpu.l2_bytes and spec.gpu is None:
         speed = max(speed, roof.cache_bandwidth_bytes_per_s / 4)
-    seconds = max(factor * unit.flops / peak_of(roof, unit.dtype), unit.nbytes / speed)
+    seconds = max(factor * unit.flops / peak_of(roof, arithmetic_of(unit)), unit.nbytes / speed)
     return _clipped(seconds, unit, spec, profile, threads)
 
 
@@ -271,7 +266,7 @@ def _clipped(
     least = bound_s(unit, spec, threads)
     cache = roof.cache_bandwidth_bytes_per_s or roof.bandwidth_bytes_per_s
     most = MOST * max(
-        least, unit.flops / peak_of(roof, unit.dtype), unit.nbytes / cache, profile.launch_s
+        least, unit.flops / peak_of(roof, arithmetic_of(unit)), unit.nbytes / cache, profile.launch_s
     )
     return min(max(seconds, least), most) + profile.launch_s
 

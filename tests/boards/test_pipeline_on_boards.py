@@ -116,7 +116,7 @@ def test_a_board_that_dies_in_the_middle(
             output=tmp_path / "out",
             count=end_it,
         )
-    assert time.monotonic() - died_s[0] < (15 if how == "frozen" else 6)
+    assert time.monotonic() - died_s[0] < (20 if how == "frozen" else 10)
     error, kept = caught.value, caught.value.outcome.frames
     assert error.exit_code == 5
     assert f"frame {kept}" in error.what
@@ -169,7 +169,7 @@ def test_an_emulated_board_that_dies_in_the_middle(
             output=tmp_path / "some",
             count=end_it,
         )
-    assert time.monotonic() - died_s[0] < 10
+    assert time.monotonic() - died_s[0] < 15
     kept = caught.value.outcome.frames
     assert 50 <= kept < 70
     assert "emulated" in str(caught.value)

@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tvm_iovt.cost_graph import CostGraph, Unit
 from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.partition.contention import (
     Demand,
     bandwidth_shares,
     contended_period_s,
+    placement_memory_s,
     roofline_demand,
     shared_memory_s,
     thread_allocation,
 )
-from tvm_iovt.partition.problem import Device
+from tvm_iovt.partition.placement import Placement
+from tvm_iovt.partition.problem import Device, Problem, Route
 
 demands = st.builds(
     Demand,
@@ -100,6 +103,31 @@ def test_only_devices_of_one_memory_are_added_up() -> None:
     ]
     assert shared_memory_s(devices, [1e6, 3e6, 1e9, 1e9]) == pytest.approx(0.5e-3)
     assert shared_memory_s(devices[2:], [1e9, 1e9]) == 0
+
+
+def test_a_placement_has_the_traffic_of_its_units() -> None:
+    def unit(index: int, weights: int) -> Unit:
+        return Unit(
+            index=index,
+            name=f"u{index}",
+            operators=(),
+            kind="conv",
+            flops=1,
+            bytes_in=100,
+            bytes_out=50,
+            bytes_weights=weights,
+        )
+
+    board = {"memory_group": "board", "shared_bandwidth_bytes_per_s": 1000.0}
+    problem = Problem(
+        graph=CostGraph(units=(unit(0, 0), unit(1, 850), unit(2, 2850)), edges=()),
+        devices=(Device(name="cpu", **board), Device(name="gpu", **board), Device(name="server")),
+        unit_s=((1.0,) * 3,) * 3,
+        routes=((Route(),) * 4,) * 4,
+    )
+    both = Placement.of_cuts((1, 0), (2,), 3)
+    assert placement_memory_s(problem, both) == pytest.approx(0.15 + 1 + 3)
+    assert placement_memory_s(problem, Placement.of_cuts((0, 2), (2,), 3)) == pytest.approx(1.15)
 
 
 def random_stage_tables(random: np.random.Generator) -> tuple[list[list[float]], int]:

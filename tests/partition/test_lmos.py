@@ -12,6 +12,7 @@ from tvm_iovt.cost_graph import INPUT, CostGraph, Edge, Unit
 from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.partition.evaluate import evaluate
 from tvm_iovt.partition.lmos import Split, knee, pareto_front, plan_lmos, splits
+from tvm_iovt.partition.planner import plan
 from tvm_iovt.partition.problem import BUFFERS, Device, Problem, Route
 from tvm_iovt.types import Link, TensorSpec
 
@@ -181,6 +182,15 @@ def test_the_plan_is_a_placement_with_the_promised_latency() -> None:
         prediction = evaluate(problem, plan.placement(problem, 0, 1)).prediction
         assert prediction.latency_s == plan.split.latency_s
         assert f"{plan.split.position} of {len(problem.graph.units)} units on edge" in plan.reason
+
+
+def test_without_a_limit_the_fastest_split_is_the_planners() -> None:
+    random = np.random.default_rng(7)
+    for _ in range(60):
+        problem = random_problem(random)
+        best = plan(problem, order=(0, 1)).prediction
+        assert best is not None
+        assert plan_lmos(problem, rule="latency-only").split.latency_s == best.latency_s
 
 
 def test_units_that_the_edge_cannot_run_stay_in_the_cloud() -> None:

@@ -55,6 +55,7 @@ def test_the_terms_by_hand() -> None:
     assert formulas.second_s(0.5) == pytest.approx(0.5 * 2e9 / (0.25 * second_intensity * 100e9))
     assert formulas.transfer_s == pytest.approx(0.048)
     assert model().second_s(0.0) == pytest.approx(2e9 / (50 * 100e9))
+    assert model(link_bytes_per_s=math.inf).transfer_s == 0
     assert model().first_s(0.0) == model().second_s(1.0) == 0
     assert formulas.latency_s(0.5) == pytest.approx(
         formulas.first_s(0.5) + formulas.second_s(0.5) + 0.048
@@ -144,7 +145,7 @@ def test_the_ridges_are_only_kept_if_asked() -> None:
         {"peaks_flops": (1.0,)},
         {"k": -1.0},
         {"flops": math.nan},
-        {"link_bytes_per_s": math.inf},
+        {"link_bytes_per_s": 0.0},
         {"transmitted_bytes": -1.0},
         {"accuracy_losses": (0.0,)},
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import random
 import subprocess
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_iovt.errors import TargetError, UsageError
-from tvm_iovt.partition import methods
+from tvm_iovt.partition import bottleneck, ideals, methods
 from tvm_iovt.partition.evaluate import OBJECTIVES, Evaluator
+from tvm_iovt.partition.pairs import best_pair
 from tvm_iovt.partition.placement import Placement, placement_of
 from tvm_iovt.partition.planner import plan, plan_cuts, plan_stated
 from tvm_iovt.partition.problem import Route
@@ -257,33 +259,56 @@ def test_a_rate_that_cannot_be_had_is_told(make_problem):
     assert f"{rate * 2:.3g} frames/s cannot be had: this plan gives {rate:.3g}." in missed
 
 
-@pytest.mark.parametrize("objective", ["latency", "throughput", "memory"])
-def test_graphs_of_too_many_cuts_say_what_was_not_tried(
-    make_problem, all_placements, monkeypatch, objective
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("listed", [True, False])
+def test_two_devices_on_graphs_of_many_cuts(
+    make_problem, all_placements, monkeypatch, objective, listed
 ):
+    """Single cuts are listed where pairs of them are not; else a minimum cut, or a note."""
     monkeypatch.setattr(methods, "MAX_IDEALS", 3)
+    if not listed:
+        monkeypatch.setattr(ideals, "_CELLS", 0)
+        few = functools.partial(best_pair, limit=3)
+        monkeypatch.setattr(methods, "best_pair", few)
+        monkeypatch.setattr(bottleneck, "best_pair", lambda *args, limit: few(*args))
     exact = 0
     for seed in range(60):
-        problem = make_problem(seed, units=6, devices=2, chain=False, limits=False, gaps=False)
-        made = plan(problem, objective)
-        best = min(getattr(one, objective) for one in all_placements(problem))
-        if math.isclose(value(made, objective), best, abs_tol=1e-9):
+        limits = listed and seed % 2 == 0
+        problem = make_problem(seed, units=6, devices=2, chain=False, limits=limits, gaps=False)
+        noise = 0.1 if seed % 3 == 0 else 0.0
+        counted = all_placements(problem)
+        best = min((getattr(one, objective) for one in counted), default=math.inf)
+        if best == math.inf:
+            continue
+        made = plan(problem, objective, noise=noise)
+        bound = best / (1 - (noise if objective != "memory" else 0)) + 1e-9
+        if value(made, objective) <= bound:
             exact += 1
         else:
-            assert "Only cuts along the order" in made.reason or "from the best" in made.reason
-        if objective == "latency":  # a minimum cut is exact
+            assert "Only cuts along" in made.reason or "from the best" in made.reason
+        if listed or objective == "latency":  # a minimum cut is exact
+            assert value(made, objective) <= bound
             assert "along the order" not in made.reason
-    assert exact >= (60 if objective == "latency" else 30)
+            near = [one for one in counted if getattr(one, objective) <= bound]
+            near = [one for one in near if len(one.devices) == len(made.stages)]
+            if objective in ("throughput", "memory") and len(made.stages) == 2:
+                fastest = min(one.latency for one in near)
+                assert made.prediction.latency_s <= fastest * (1 + 1e-6) + 1e-9
+    assert exact > 30
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_where_cuts_cannot_be_listed_the_order_is_cut_best(
-    make_problem, all_placements, along_order, monkeypatch, objective
+@pytest.mark.parametrize("cells", [0, 1000])
+def test_cuts_that_were_not_tried_are_told(
+    make_problem, all_placements, along_order, monkeypatch, objective, cells
 ):
-    monkeypatch.setattr(methods, "MAX_IDEALS", 3)
-    noted = 0
+    """A plan is as good as the best along the order, or better where others could be tried."""
+    monkeypatch.setattr(methods, "MAX_IDEALS", 9)
+    monkeypatch.setattr(ideals, "_CELLS", cells)
+    note = "Only cuts along the order" if cells == 0 else "that the least crosses were tried"
+    noted = better = 0
     for seed in range(60):
-        problem = make_problem(seed, units=5, devices=3, chain=False)
+        problem = make_problem(seed, units=6, devices=3, chain=False)
         order = (2, 0, 1) if seed % 2 else None
         best = {}
         for prefixes_only in (True, False):
@@ -293,11 +318,14 @@ def test_where_cuts_cannot_be_listed_the_order_is_cut_best(
             best[prefixes_only] = min(values, default=math.inf)
         if best[True] == math.inf:
             continue
-        made = plan(problem, objective, order=order)
-        assert math.isclose(value(made, objective), best[True], abs_tol=1e-9)
-        noted += "Only cuts along the order" in made.reason
-        assert best[False] >= best[True] - 1e-9 or "Only cuts along" in made.reason
+        made = value(plan(problem, objective, order=order), objective)
+        told = note in plan(problem, objective, order=order).reason
+        assert best[False] - 1e-9 <= made <= best[True] + 1e-9
+        assert told or math.isclose(made, best[False], abs_tol=1e-9)
+        noted += told
+        better += told and made < best[True] - 1e-9
     assert noted > 20
+    assert (better > 0) == (cells > 0)
 
 
 def test_stated_cuts_are_told_what_one_device_would_take(make_problem):

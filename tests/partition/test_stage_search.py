@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 
 from tvm_iovt.errors import UsageError
 from tvm_iovt.partition.chain import chain_points
 from tvm_iovt.partition.cut_points import costs
 from tvm_iovt.partition.evaluate import OBJECTIVES, Evaluator
-from tvm_iovt.partition.ideals import TooManyIdealsError, ideal_points, ideals
+from tvm_iovt.partition.ideals import TooManyIdealsError, ideal_points, ideals, narrow_points
 from tvm_iovt.partition.placement import Placement
 from tvm_iovt.partition.stage_search import search
 
@@ -97,6 +98,31 @@ def test_too_many_ideals_are_refused(make_problem):
     assert ideals(problem, count)
     with pytest.raises(TooManyIdealsError, match="too many ways"):
         ideals(problem, count - 1)
+
+
+def test_a_choice_of_ideals_holds_the_order_and_is_within_the_limit(make_problem):
+    narrowed = 0
+    for seed in range(60):
+        problem = make_problem(seed, units=8, devices=2, chain=False)
+        every = ideals(problem)
+        points, count = narrow_points(problem, 20)
+        assert count == len(every)
+        rows = [sum(1 << int(u) for u in np.flatnonzero(row)) for row in points.member]
+        assert len(set(rows)) == len(rows)
+        assert set(rows) <= set(every)
+        assert {(1 << position) - 1 for position in range(9)} <= set(rows)
+        assert rows == [mask for mask in every if mask in set(rows)]  # smaller ones first
+        if count <= 20:
+            assert len(rows) == count
+        else:
+            narrowed += 1
+            assert len(rows) == 20
+            crossing = Evaluator(problem).crossing_bytes
+            for mask in set(every) - set(rows):  # what is left out, more crosses
+                same = [r for r in rows if bin(r).count("1") == bin(mask).count("1")]
+                same = [r for r in same if r & (r + 1)]
+                assert all(crossing(r) <= crossing(mask) for r in same)
+    assert narrowed > 10
 
 
 def test_no_free_order_of_too_many_devices(make_problem):

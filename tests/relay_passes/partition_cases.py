@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from relay_passes import AnnotateCost, read_costs, stage_interfaces, stage_module
-from tests.relay_passes.fusion_cases import RelaxNet, relax_module, run
+from tests.relay_passes.fusion_cases import RelaxNet, canonical, relax_module, run
 
 IMAGE = (1, 4, 6, 6)
 
@@ -57,7 +58,7 @@ def random_network(seed: int, blocks: int = 6) -> tvm.IRModule:
         scores = net.call("matmul", flat, net.const(net.weight(3, 4).T))
         return [scores, values[-2], net.relu(values[2])]
 
-    return relax_module(body, IMAGE, IMAGE, seed=seed)
+    return canonical(relax_module(body, IMAGE, IMAGE, seed=seed))
 
 
 def annotated(mod: tvm.IRModule) -> tuple[tvm.IRModule, list[str]]:
@@ -85,3 +86,42 @@ def assert_identical(found: list[np.ndarray], expected: list[np.ndarray]) -> Non
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def side_by_side(modules: list[tvm.IRModule]) -> tvm.IRModule:
+    """The functions of all modules in one, `main` as `main_0` and so on: kernels are built once."""
+    builder = relax.BlockBuilder()
+    for index, mod in enumerate(modules):
+        names: dict[Any, Any] = {}
+        functions = sorted(mod.functions.items(), key=lambda item: item[0].name_hint == "main")
+        for var, function in functions:
+            copy = relax.utils.copy_with_new_vars(function)
+            name = f"{var.name_hint}_{index}"
+            renamed = _Renaming(names).visit_expr(copy).with_attr("global_symbol", name)
+            names[var] = builder.add_func(renamed, name)
+    return builder.finalize()
+
+
+@mutator
+class _Renaming(PyExprMutator):
+    def __init__(self, names: dict[Any, Any]) -> None:
+        super().__init__()
+        self._names = names
+
+    def visit_call_(self, call: Any) -> Any:
+        call = super().visit_call_(call)
+        if call.op not in self._names:
+            return call
+        return relax.Call(self._names[call.op], call.args, call.attrs, call.ty_args)
+
+
+def run_each(modules: list[tvm.IRModule], *arrays: np.ndarray) -> list[list[np.ndarray]]:
+    """What `main` of each module returns."""
+    executable = tvm.compile(side_by_side(modules), "llvm")
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    results = []
+    for index in range(len(modules)):
+        result = machine[f"main_{index}"](*[tvm.runtime.tensor(a) for a in arrays])
+        tensors = [result] if hasattr(result, "numpy") else result
+        results.append([tensor.numpy() for tensor in tensors])
+    return results

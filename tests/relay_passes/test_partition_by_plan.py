@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -18,6 +19,7 @@ from tests.relay_passes.partition_cases import (
     annotated,
     assert_identical,
     random_network,
+    run_each,
     run_stages,
 )
 from tvm_iovt.cost_graph import INPUT
@@ -100,11 +102,13 @@ def test_every_cut_of_random_networks_gives_the_same_bits(seed: int) -> None:
     before = random_network(seed)
     mod, names = annotated(before)
     arrays = inputs_of(before)
-    whole = run(before, *arrays)
-    for cut in range(1, len(names)):
-        after = PartitionByPlan([names[:cut], names[cut:]])(mod)
-        relax.analysis.well_formed(after)
-        assert_identical(run(after, *arrays), whole)
+    parts = [PartitionByPlan([names[:cut], names[cut:]])(mod) for cut in range(1, len(names))]
+    for part in parts:
+        relax.analysis.well_formed(part)
+    whole, *found = run_each([before, *parts], *arrays)
+    assert len(found) >= 5
+    for results in found:
+        assert_identical(results, whole)
 
 
 @pytest.mark.parametrize("seed", range(5, 10))
@@ -119,7 +123,7 @@ def test_stages_chained_by_hand_give_the_same_bits(seed: int) -> None:
     random = np.random.default_rng(seed)
     ends = sorted(random.choice(np.arange(1, len(names)), 2, replace=False))
     cuts = [0, *map(int, ends), len(names)]
-    after = PartitionByPlan([names[a:b] for a, b in zip(cuts, cuts[1:])])(mod)
+    after = PartitionByPlan([names[a:b] for a, b in itertools.pairwise(cuts)])(mod)
     arrays = inputs_of(before)
     found = run_stages(after, dict(zip(["x0", "x1"], arrays, strict=True)))
     assert_identical([found[spec.name] for spec in outputs], run(before, *arrays))
@@ -159,18 +163,18 @@ def test_one_stage_is_the_network() -> None:
     before = random_network(1)
     mod, names = annotated(before)
     arrays = inputs_of(before)
-    for stages in ([names], [()], _plan([()])):
-        after = PartitionByPlan(stages)(mod)
+    made = [PartitionByPlan(stages)(mod) for stages in ([names], [()], _plan([()]))]
+    for after in made:
         (interface,) = stage_interfaces(after)
         assert interface.units == tuple(names)
-        assert_identical(run(after, *arrays), run(before, *arrays))
-    alone = stage_module(after, 0)
-    assert_identical(run(alone.module, *arrays), run(before, *arrays))
+    alone = stage_module(made[0], 0).module
     # Its main is again a network that can be cut.
-    again, units = annotated(alone.module)
+    again, units = annotated(alone)
     assert len(units) == len(names)
     cut = PartitionByPlan([units[:2], units[2:]])(again)
-    assert_identical(run(cut, *arrays), run(before, *arrays))
+    whole, *found = run_each([before, *made, alone, cut], *arrays)
+    for results in found:
+        assert_identical(results, whole)
 
 
 def test_units_of_a_stage_may_be_named_in_any_order() -> None:
@@ -232,6 +236,9 @@ def test_results_that_no_operator_computes() -> None:
         made = net.relu(net.conv(x, 4, 4))
         last = net.conv(made, 4, 4)
         constant = net.call("reshape", net.const(np.arange(4.0)), (2, 2))
+        last = net.call(
+            "reshape", net.call("nn.softmax", net.call("reshape", last, (4, 36)), 1), IMAGE
+        )
         return [made, last, x, net.call("reshape", x, (4, 36)), constant, made]
 
     before = relax_module(body, IMAGE)

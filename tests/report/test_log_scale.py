@@ -16,10 +16,15 @@ def test_values_beyond_lie_at_the_ends():
     assert scale.at(1e9) == pytest.approx(10)
 
 
-def test_decades():
-    assert LogScale(low=0.5, high=200.0, start=0, end=1).decades() == (1.0, 10.0, 100.0)
-    many = LogScale(low=1e-9, high=1e9, start=0, end=1).decades()
+def test_powers_of_ten_are_marked():
+    assert LogScale(low=0.5, high=200.0, start=0, end=1).marks() == (1.0, 10.0, 100.0)
+    many = LogScale(low=1e-9, high=1e9, start=0, end=1).marks()
     assert 4 <= len(many) <= 9
+
+
+def test_a_short_axis_has_marks_between():
+    assert LogScale(low=0.8, high=30.0, start=0, end=1).marks() == (1.0, 2.0, 5.0, 10.0, 20.0)
+    assert LogScale(low=2.5, high=8.0, start=0, end=1).marks() == (5.0,)
 
 
 def test_axis_has_room_for_all_values():

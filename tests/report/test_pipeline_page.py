@@ -13,7 +13,7 @@ NASTY = "<script>alert('x')</script>\x1b[2J"
 
 def words(page):
     body = page.split("<body>")[1].split("<script>")[0]
-    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+    return " ".join(re.sub(r"<[^>]+>", " ", body.replace("<wbr>", "")).split())
 
 
 def ran(plan, frames=40, slower=1.0):
@@ -73,6 +73,12 @@ def test_stages_are_compared_with_their_prediction(planned, slower, off):
     )
     assert page.count(f"{slower:.2f}x") == 3
     assert page.count('class="off"') == off
+
+
+def test_one_frame_at_a_time_is_held_against_the_latency(planned):
+    text = words(page_of(planned.plan, sequential=True))
+    assert f"{1 / planned.plan.prediction.latency_s:.1f} frames/s ±8.0% predicted" in text
+    assert "Predicted timeline" not in text
 
 
 def test_without_a_plan_nothing_is_compared(planned):

@@ -42,7 +42,7 @@ def test_everything_is_there(planned):
 
 def test_nothing_is_fetched(planned):
     page = plan_page(planned)
-    assert "default-src 'none'" in page
+    assert "default-src &#x27;none&#x27;" in page
     assert not re.search(r"https?://|url\(|@import|<(link|img|iframe|object)\b", page)
     assert page.count("<script") == 1
 
@@ -63,9 +63,7 @@ def test_names_are_escaped(plan_of):
         planned,
         model_name=NASTY,
         targets=tuple(
-            dataclasses.replace(
-                target, profile=dataclasses.replace(target.profile, device=NASTY)
-            )
+            dataclasses.replace(target, profile=dataclasses.replace(target.profile, device=NASTY))
             for target in planned.targets
         ),
         plan=dataclasses.replace(
@@ -122,3 +120,20 @@ def test_without_the_plan_file_there_are_no_units(partitioned):
     assert "Predicted timeline" in text
     assert "19 units" in text
     assert "Roofline" not in text
+
+
+def test_plans_beside_the_first_are_folded(partitioned):
+    first, *others = partitioned.deployments
+    second = dataclasses.replace(first, name="arm+x86 after 3")
+    both = dataclasses.replace(partitioned, deployments=(first, second, *others))
+    page = html_report(both)
+    assert page.count("<summary>The whole plan</summary>") == 1
+    assert page.index("Plan of arm+x86 after 3") < page.index("The whole plan")
+
+
+def test_units_that_refute_the_bound_are_counted(planned):
+    text = words(plan_page(planned))
+    assert "None took less time than the roofline's lower bound." in text.replace("&#x27;", "'")
+    impossible = (1e-9, *planned.measured[0][1:])
+    faster = dataclasses.replace(planned, measured=(impossible, (), ()))
+    assert "1 unit took less time than" in words(plan_page(faster))

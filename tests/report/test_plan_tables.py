@@ -36,10 +36,18 @@ def test_tables_fit_and_are_plain(planned, width):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_stage_table_keeps_its_numbers(planned, width):
-    text = printed(plan_tables.stages_table(planned.plan, planned.graph), width)
+    text = printed(plan_tables.stages_table(planned.plan, planned.graph, planned.targets), width)
     header = text.splitlines()[1].split()
     assert header == ["#", "Target", "Units", "Work", "Transfers", "Compute", "Memory"]
-    for expected in ("2.10 ms in", "602.1 kB", "300 µs out", "41.0 MB", "100.0%", "4 threads"):
+    for expected in (
+        "2.10 ms in",
+        "602.1 kB",
+        "300 µs out",
+        "41.0 MB",
+        "100.0%",
+        "4 threads",
+        "cuda sm_87",
+    ):
         assert expected in text, expected
     assert "19 units" in text
     assert "The period is that" in text

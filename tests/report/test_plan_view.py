@@ -62,9 +62,7 @@ def test_frames_a_second():
 
 
 def test_memory_is_summed_by_target(planned):
-    stages = tuple(
-        dataclasses.replace(stage, target="arm") for stage in planned.plan.stages
-    )
+    stages = tuple(dataclasses.replace(stage, target="arm") for stage in planned.plan.stages)
     plan = dataclasses.replace(planned.plan, stages=stages)
     expected = sum(stage.memory_bytes for stage in plan.prediction.stages)
     assert plan_view.memory_by_target(plan, planned.targets) == (("arm", expected, 512 << 20),)

@@ -25,9 +25,7 @@ def ends(timeline):
 
 
 TIMES = st.floats(0.0, 1.0).map(lambda value: round(value, 3))
-STAGES = st.lists(
-    st.tuples(TIMES, TIMES.map(lambda t: t + 0.01), TIMES), min_size=1, max_size=4
-)
+STAGES = st.lists(st.tuples(TIMES, TIMES.map(lambda t: t + 0.01), TIMES), min_size=1, max_size=4)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import re
 
@@ -11,8 +12,9 @@ from tvm_iovt.report.roofline_roofs import ridge, roofs_of
 
 def dots_of(planned, target=0, measured=False):
     return [
-        Dot(unit=unit, unit_s=planned.unit_s[target][unit.index], measured=measured,
-            group=unit.kind)
+        Dot(
+            unit=unit, unit_s=planned.unit_s[target][unit.index], measured=measured, group=unit.kind
+        )
         for unit in planned.graph.units
         if math.isfinite(planned.unit_s[target][unit.index])
     ]
@@ -176,7 +178,7 @@ def test_labels_do_not_cover_each_other(planned, svgs):
     ]
     assert len(labels) == 6
     labels.sort()
-    assert min(b - a for a, b in zip(labels, labels[1:], strict=False)) >= 14
+    assert min(b - a for a, b in itertools.pairwise(labels)) >= 14
 
 
 def test_a_network_without_units(profile, svgs):

@@ -7,7 +7,6 @@ from tvm_iovt.report import timeline_chart
 from tvm_iovt.report.page import page
 from tvm_iovt.report.predicted_timeline import predicted_timeline
 from tvm_iovt.report.timeline_chart import (
-    occupancy_bars,
     timeline_plot,
     timeline_windows,
     windows_of,
@@ -104,9 +103,7 @@ def test_the_gap_of_a_long_run_is_not_shown():
     whole = run(200)
     kept = tuple(s for s in whole.spans if s.frame < 40 or s.frame >= 180)
     total = Busy(stage=0, action=COMPUTE, spans=len(whole.spans), busy_s=1.0)
-    timeline = Timeline(
-        stages=whole.stages, spans=kept, length_s=whole.length_s, totals=(total,)
-    )
+    timeline = Timeline(stages=whole.stages, spans=kept, length_s=whole.length_s, totals=(total,))
     _, (_, _, start_s, end_s) = windows_of(timeline, 10)
     first = [s for s in whole.spans if s.frame < 40]
     assert end_s <= max(s.end_s for s in first) + 1e-9
@@ -123,17 +120,6 @@ def test_frames_need_not_begin_at_zero():
 def test_no_spans():
     empty = Timeline(stages=("a",), spans=(), length_s=0.0)
     assert timeline_windows(empty, 10) == ""
-    assert "0.0% computing" in occupancy_bars(empty)
-
-
-def test_occupancy(svgs):
-    timeline = run(40)
-    words = occupancy_bars(timeline)
-    for stage in range(3):
-        assert f"{100 * timeline.occupancy(stage):.1f}% computing" in words
-    for svg in svgs(words):
-        parts = [float(r.get("width").rstrip("%")) for r in svg.iter("rect") if r.get("x")]
-        assert sum(parts) <= 100.01
 
 
 def test_labels_stay_inside(svgs):

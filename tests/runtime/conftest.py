@@ -232,45 +232,58 @@ def two_stage_bundle(host_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def balanced_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of two equal stages for this machine, of several milliseconds each."""
+    x, t, y = (TensorSpec(name=name, shape=(192, 192), dtype="float32") for name in "xty")
+    weight = np.random.default_rng(2).standard_normal((192, 192)).astype(np.float32) / 14
+
+    def dense(argument: Any, relax: Any) -> Any:
+        return relax.op.nn.relu(relax.op.matmul(argument, relax.const(weight)))
+
+    destination = tmp_path_factory.mktemp("balanced") / "balanced.iovt"
+    return write_chain(destination, [(x, dense, t), (t, dense, y)])
+
+
+@pytest.fixture(scope="session")
+def view_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for this machine whose network returns its input."""
+    x, y = (TensorSpec(name=name, shape=(1, 6, 8), dtype="float32") for name in "xy")
+    destination = tmp_path_factory.mktemp("view") / "view.iovt"
+    return write_chain(destination, [(x, lambda argument, _: argument, y)])
+
+
+def write_chain(
+    destination: Path, stages: list[tuple[TensorSpec, Callable[[Any, Any], Any], TensorSpec]]
+) -> Path:
+    """A bundle for this machine of stages that take one tensor and make one."""
     from tvm import relax
 
-    x, t, y = (TensorSpec(name=name, shape=(192, 192), dtype="float32") for name in "xty")
     arch = platform.machine()
-    destination = tmp_path_factory.mktemp("balanced") / "balanced.iovt"
-    weight = np.random.default_rng(2).standard_normal((192, 192)).astype(np.float32) / 14
     with bundle.staging(destination, overwrite=True) as folder:
-        libraries = []
-        for index, spec in enumerate((x, t)):
-            argument = relax.Var(spec.name, relax.TensorType(spec.shape, spec.dtype))
+        libraries, planned = [], []
+        for index, (taken, compute, made) in enumerate(stages):
+            argument = relax.Var(taken.name, relax.TensorType(taken.shape, taken.dtype))
             builder = relax.BlockBuilder()
             with builder.function("main", [argument]):
                 with builder.dataflow():
-                    product = builder.emit(relax.op.matmul(argument, relax.const(weight)))
-                    result = builder.emit_output(relax.op.nn.relu(product))
+                    result = builder.emit_output(compute(argument, relax))
                 builder.emit_func_output(result)
             file = f"stage{index}.{arch}.so"
             _export(builder.get(), arch, folder / file)
             record = bundle.record(folder, file)
-            libraries.append(
-                Library(stage=index, file=record, device="cpu", parameters_bytes=weight.nbytes)
-            )
-        stages = (
-            Stage(index=0, target=arch, inputs=(x,), outputs=(t,)),
-            Stage(index=1, target=arch, inputs=(t,), outputs=(y,)),
-        )
+            libraries.append(Library(stage=index, file=record, device="cpu", parameters_bytes=0))
+            planned.append(Stage(index=index, target=arch, inputs=(taken,), outputs=(made,)))
         deployment = Deployment(
             name=arch,
             targets=(TargetSpec(name=arch, description="generic", cpu=cpu(arch)),),
-            plan=PartitionPlan(stages=stages, objective="cuts", reason="stated"),
+            plan=PartitionPlan(stages=tuple(planned), objective="cuts", reason="stated"),
             libraries=tuple(libraries),
             verified="not verified",
         )
-        image = np.random.default_rng(3).random(x.shape, np.float32)
-        outputs = {"y": np.maximum(np.maximum(image @ weight, 0) @ weight, 0)}
-        sample = bundle.save_sample(folder, {"x": image}, outputs)
+        inputs, outputs = (stages[0][0],), (stages[-1][2],)
+        image = np.random.default_rng(3).random(inputs[0].shape, np.float32)
+        sample = bundle.save_sample(folder, {inputs[0].name: image}, {})
         (folder / "report.html").write_text("<!doctype html><title>report</title>\n")
         found = manifest(folder, (deployment,), sample)
-        bundle.save_manifest(folder, dataclasses.replace(found, inputs=(x,), outputs=(y,)))
+        bundle.save_manifest(folder, dataclasses.replace(found, inputs=inputs, outputs=outputs))
     return destination
 
 

@@ -104,6 +104,29 @@ def test_outputs_stay_as_they_are_while_the_stage_goes_on(
         np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_an_output_that_is_a_view_of_an_input_stays_as_it_is(view_bundle: Path) -> None:
+    deployment, make = opened(view_bundle)
+    images = [np.full((1, 6, 8), i, np.float32) for i in range(6)]
+
+    def held() -> list[tuple[np.ndarray, bool]]:
+        lane = make(0).open_lane()
+        outputs = []
+        for image in images:
+            lane.receive({"x": image})
+            taken = lane._values["x"].data_ptr()
+            lane.compute()
+            tensor = lane.send()["y"]
+            outputs.append((tensor, tensor.data_ptr() == taken))
+        return [(np.array(np.from_dlpack(tensor)), is_view) for tensor, is_view in outputs]
+
+    for i, (value, is_view) in enumerate(in_thread(held)):
+        assert is_view
+        assert (value == i).all()
+    found = Pipeline(stages_of(deployment.plan, make), ("y",)).run({"x": i} for i in images)
+    for i, result in enumerate(found):
+        assert (result.outputs["y"] == i).all()
+
+
 def test_tensors_are_handed_on_without_a_copy(two_stage_bundle: Path, tiny: Any) -> None:
     _, make = opened(two_stage_bundle)
 

@@ -44,6 +44,20 @@ def test_the_rate_leaves_filling_and_draining_out(times_s: list[float], n: int) 
     assert n / found.length_s < 2.0 or len(times_s) == 1  # the naive rate is too low
 
 
+def test_frames_that_come_out_while_the_pipeline_runs_empty_do_not_count() -> None:
+    # Two stages that share a CPU: the second one is faster when the first one has no work left.
+    spans = [
+        Span(stage=0, lane=0, frame=i, action=COMPUTE, start_s=0.5 * i, end_s=0.5 * (i + 1))
+        for i in range(8)
+    ]
+    outputs_s = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.1]
+    timings = [
+        FrameTiming(entered_s=0.5 * i, finished_s=output_s) for i, output_s in enumerate(outputs_s)
+    ]
+    found = statistics(timings, Timeline(stages=("a",), spans=tuple(spans), length_s=4.1))
+    assert found.frames_per_s == pytest.approx(2.0)
+
+
 def test_occupancy_and_means_are_of_the_whole_run() -> None:
     timings, timeline = simulate([0.1, 0.5], 20)
     found = statistics(timings, timeline)

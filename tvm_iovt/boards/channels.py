@@ -5,6 +5,10 @@ upload would wait for the kernels of the frame before it. A process of a session
 more connections when its client asks for them, each in a thread. They come to the port of the
 server, which does not listen there while a session lasts, so that a tunnel or a firewall needs no
 other one.
+
+The connections of a session share libraries that they ask for by the same name, so that a stage's
+weights are uploaded once and are once in the board's memory, however many frames it carries. They
+stay there until the session ends: TVM's server gives no library back.
 """
 
 from __future__ import annotations
@@ -21,10 +25,17 @@ from typing import Any
 OPEN_CHANNEL = "tvm_iovt.rpc.open_channel"
 """Global function of a board: takes the word that the client will say, and whether it can come."""
 
+IS_LOADED = "tvm_iovt.rpc.is_loaded"
+"""Global function of a board: whether a connection has loaded the shared library of that name."""
+
+SHARED = "shared-"
+"""Begin of the names of libraries that the connections of a session share."""
+
 ACCEPT_S = 10.0
 """Longest time for the client to come after it was told that it can."""
 
 _MAX_WORD_BYTES = 4096
+_LOAD = "tvm.rpc.server.load_module"  # what TVM's clients call (tvm/rpc/server.py)
 
 
 def register(listener: Callable[[], socket.socket | None]) -> None:
@@ -35,14 +46,45 @@ def register(listener: Callable[[], socket.socket | None]) -> None:
     """
     import tvm_ffi
 
+    libraries = _SharedLibraries()
+
     def open_channel(word: str) -> int:
         found = listener()
         if found is None:
             return 0
+        libraries.install()
         threading.Thread(target=_serve, args=(found, str(word)), daemon=True).start()
         return 1
 
     tvm_ffi.register_global_func(OPEN_CHANNEL, open_channel, override=True)
+    tvm_ffi.register_global_func(IS_LOADED, libraries.has, override=True)
+
+
+class _SharedLibraries:
+    """Those of one session, whose process has them to itself."""
+
+    def __init__(self) -> None:
+        self._modules: dict[str, Any] = {}
+        self._load: Any = None
+
+    def install(self) -> None:
+        """Have the session load a library with a shared name only once."""
+        import tvm_ffi
+
+        if self._load is None:
+            self._load = tvm_ffi.get_global_func(_LOAD)
+            tvm_ffi.register_global_func(_LOAD, self._loaded, override=True)
+
+    def has(self, name: str) -> int:
+        return int(str(name) in self._modules)
+
+    def _loaded(self, name: str) -> Any:
+        name = str(name)
+        if not name.startswith(SHARED):
+            return self._load(name)
+        if name not in self._modules:
+            self._modules[name] = self._load(name)
+        return self._modules[name]
 
 
 def _serve(listener: socket.socket, word: str) -> None:

@@ -42,6 +42,8 @@ class StageBoard:
         self._sessions = tuple(sessions)
         self._free = list(reversed(sessions))
         self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._networks: dict[tuple[int, str], int] = {}
 
     def take(self) -> BoardSession:
         """A connection for one lane, until `give_back`.
@@ -62,6 +64,29 @@ class StageBoard:
         """Let another lane have it."""
         with self._lock:
             self._free.append(session)
+
+    def load(self, session: BoardSession, remote: RemoteStage, shared: str) -> int:
+        """Load a stage through a connection; its weights are there once for all of its lanes.
+
+        Args:
+            session: From `take`.
+            remote: The stage.
+            shared: Names its library.
+
+        Returns:
+            The number of the network in that session. It stays loaded for the next lane.
+
+        Raises:
+            StepError: The board failed.
+        """
+        with self._loading:  # the first lane uploads, the others find it
+            found = self._networks.get((id(session), shared))
+            if found is None:
+                once = shared if self.connections > 1 else ""
+                step = f"uploading {remote.library.name}"
+                found = session.call(step, "load", [remote], list(remote.outputs), once)
+                self._networks[id(session), shared] = found
+        return found
 
     def kill(self) -> None:
         """End all connections from any thread; calls under way fail. `close` is still due."""
@@ -158,6 +183,7 @@ class BoardStage:
         self.lanes = lanes
         self._board = board
         self._stage = stage
+        self._shared = f"{library.file.sha256[:16]}-{index}.so"
         self._remote = RemoteStage(
             library=path / library.file.file,
             kind=target.kind,
@@ -176,21 +202,20 @@ class BoardStage:
         Raises:
             DeviceError: The board failed.
         """
-        return BoardLane(self._board, self._stage, self._remote)
+        return BoardLane(self._board, self._stage, self._remote, self._shared)
 
 
 class BoardLane:
     """Carries one frame at a time to a board and back (`stage_lane.StageLane`)."""
 
-    def __init__(self, board: StageBoard, stage: Stage, remote: RemoteStage) -> None:
+    def __init__(self, board: StageBoard, stage: Stage, remote: RemoteStage, shared: str) -> None:
         self._board = board
+        self._shared = shared
         self._specs = stage.inputs
         self._step = f"stage {stage.index} of the network"
         self._session = board.take()
         try:
-            self._network: int = self._session.call(
-                f"uploading {remote.library.name}", "load", [remote], list(remote.outputs)
-            )
+            self._network = board.load(self._session, remote, shared)
             if stage.threads:
                 self._session.call("choosing threads", "use_threads", stage.threads)
         except BaseException:
@@ -224,13 +249,8 @@ class BoardLane:
         return found
 
     def close(self) -> None:
-        """Free the stage's memory on the board, whose session goes on."""
-        try:
-            self._session.call("unloading", "unload", self._network)
-        except DeviceError:
-            pass  # it is gone, and what it held with it
-        finally:
-            self._board.give_back(self._session)
+        """Let another lane have the connection; the session goes on."""
+        self._board.give_back(self._session)
 
 
 def host_array(value: Any) -> np.ndarray:

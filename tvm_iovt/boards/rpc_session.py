@@ -128,11 +128,21 @@ class RpcSession:
             return False
         return bool(opened(word))
 
-    def load_library(self, library: Path) -> Any:
-        """Upload a shared library and load it there; the module."""
+    def load_library(self, library: Path, shared: str = "") -> Any:
+        """Upload a shared library and load it there; the module.
+
+        Args:
+            library: The file here.
+            shared: A name under which all connections of the session have the library together,
+                see `channels`; it is uploaded once then.
+        """
         self._uploads += 1
         # The dynamic loader knows libraries by their names; other channels upload there, too.
         name = f"{os.getpid()}-{self._uploads}-{library.name}"
+        if shared:
+            name = f"{channels.SHARED}{shared}"
+            if self._session.get_function(channels.IS_LOADED)(name):
+                return self._session.load_module(name)
         self._session.upload(str(library), name)
         module = self._session.load_module(name)
         self._session.remove(name)  # is in memory now; the board's storage may be small
@@ -151,21 +161,22 @@ class NetworkSession(RpcSession):
 
     def __init__(self) -> None:
         super().__init__()
-        self._networks: list[_Network | None] = []
+        self._networks: list[_Network] = []
 
-    def load(self, stages: Sequence[RemoteStage], outputs: Sequence[str]) -> int:
+    def load(self, stages: Sequence[RemoteStage], outputs: Sequence[str], shared: str = "") -> int:
         """Upload a network; its number, for the other methods.
 
         Args:
             stages: In the order to run them.
             outputs: Names of the tensors that `run` returns.
+            shared: For the only stage, see `load_library`.
         """
-        self._networks.append(_Network(self, stages, outputs))
+        self._networks.append(_Network(self, stages, outputs, shared))
         return len(self._networks) - 1
 
     def run(self, network: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a network once, from arrays to arrays; its inputs stay placed for `time_device`."""
-        return self._loaded(network).run(inputs)
+        return self._networks[network].run(inputs)
 
     def use_threads(self, threads: int) -> int:
         """Have the board compute what comes through this connection with so many threads.
@@ -181,19 +192,15 @@ class NetworkSession(RpcSession):
 
     def receive(self, network: int, inputs: dict[str, np.ndarray]) -> None:
         """The first third of `run`: bring the inputs to the board."""
-        self._loaded(network).receive(inputs)
+        self._networks[network].receive(inputs)
 
     def compute(self, network: int) -> None:
         """The second third of `run`; returns when the board has computed."""
-        self._loaded(network).compute()
+        self._networks[network].compute()
 
     def send(self, network: int) -> dict[str, np.ndarray]:
         """The last third of `run`: what `compute` made."""
-        return self._loaded(network).send()
-
-    def unload(self, network: int) -> None:
-        """Free a network's memory on the board; its number is not given again."""
-        self._networks[network] = None
+        return self._networks[network].send()
 
     def time_device(self, network: int, number: int, repeat: int) -> list[float]:
         """Seconds of one inference on the inputs of the last `run`, copies excluded.
@@ -203,7 +210,7 @@ class NetworkSession(RpcSession):
             number: Inferences that each sample is the average of.
             repeat: Samples.
         """
-        return self._loaded(network).time_device(number, repeat)
+        return self._networks[network].time_device(number, repeat)
 
     def time_end_to_end(
         self, network: int, inputs: dict[str, np.ndarray], repeat: int
@@ -212,23 +219,20 @@ class NetworkSession(RpcSession):
         samples = []
         for _ in range(repeat):
             began_s = time.perf_counter()
-            self._loaded(network).run(inputs)
+            self._networks[network].run(inputs)
             samples.append(time.perf_counter() - began_s)
         return samples
-
-    def _loaded(self, network: int) -> _Network:
-        found = self._networks[network]
-        if found is None:
-            message = f"network {network} was unloaded"
-            raise ValueError(message)
-        return found
 
 
 class _Network:
     """The virtual machines of a network's stages on the board."""
 
     def __init__(
-        self, session: NetworkSession, stages: Sequence[RemoteStage], outputs: Sequence[str]
+        self,
+        session: NetworkSession,
+        stages: Sequence[RemoteStage],
+        outputs: Sequence[str],
+        shared: str,
     ) -> None:
         from tvm.runtime.vm import VirtualMachine
 
@@ -237,7 +241,7 @@ class _Network:
         self._outputs = tuple(outputs)
         self._machines = []
         for stage in stages:
-            module = session.load_library(stage.library)
+            module = session.load_library(stage.library, shared)
             self._machines.append(VirtualMachine(module, session.device(stage.kind)))
         self._placed: dict[str, Any] = {}
         self._values: dict[str, Any] = {}

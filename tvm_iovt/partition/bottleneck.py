@@ -16,15 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_iovt.errors import UsageError
-from tvm_iovt.partition.cut_points import Bools, Floats, crossing_bytes
-from tvm_iovt.partition.evaluate import Evaluation, Evaluator
-from tvm_iovt.partition.ideals import TooManyIdealsError, ideals, membership
-from tvm_iovt.partition.min_cut import CutCosts, Orders, least_cut, orders_of_two, split
+from tvm_iovt.partition.cut_points import Floats
+from tvm_iovt.partition.evaluate import THROUGHPUT, Evaluation, Evaluator
+from tvm_iovt.partition.ideals import TooManyIdealsError
+from tvm_iovt.partition.min_cut import CutCosts, least_cut
+from tvm_iovt.partition.pairs import Orders, best_pair, orders_of_two, split
 from tvm_iovt.partition.placement import Placement
-from tvm_iovt.partition.problem import BUFFERS, Problem
-
-MAX_SETS = 20_000
-"""Closed sets that are tried one by one."""
+from tvm_iovt.partition.problem import Problem
 
 _ROUNDS = 40  # minimum cuts of a parametric search; a dozen are the rule
 
@@ -62,7 +60,7 @@ class Bottleneck:
 
 
 def cut_for_rate(
-    problem: Problem, order: Sequence[int] | None = None, *, limit: int = MAX_SETS
+    problem: Problem, order: Sequence[int] | None = None, *, limit: int = 0
 ) -> Bottleneck:
     """The placement of least period over both devices of a problem.
 
@@ -71,7 +69,7 @@ def cut_for_rate(
     Args:
         problem: Of two devices.
         order: Which of them runs first; None for either.
-        limit: Closed sets of units to try one by one.
+        limit: Closed sets of units to try one by one; 0 as for `pairs.best_pair`.
 
     Raises:
         UsageError: There are not two devices.
@@ -82,10 +80,9 @@ def cut_for_rate(
         )
     evaluator = Evaluator(problem)
     try:
-        sets = ideals(problem, limit)
+        best = best_pair(evaluator, THROUGHPUT, order, limit=limit)
     except TooManyIdealsError:
         return _parametric(problem, evaluator, orders_of_two(order))
-    best = _best(evaluator, _enumerated(problem, evaluator, orders_of_two(order), sets))
     period_s = best.prediction.period_s if best else math.inf
     return Bottleneck(evaluation=best, exact=True, least_period_s=period_s)
 
@@ -94,57 +91,6 @@ def _best(evaluator: Evaluator, placements: list[Placement]) -> Evaluation | Non
     """The feasible one of least period, then of least latency."""
     found = [one for one in map(evaluator.evaluate, placements) if not one.obstacle]
     return min(found, key=lambda e: (e.prediction.period_s, e.prediction.latency_s), default=None)
-
-
-def _enumerated(
-    problem: Problem, evaluator: Evaluator, orders: Orders, sets: list[int]
-) -> list[Placement]:
-    """For either order the cut of least period, then latency, by sums over all sets at once."""
-    units = len(problem.graph.units)
-    member = membership(sets, units)[1:-1]
-    if not len(member):
-        return []
-    crossing = crossing_bytes(problem, member)
-    sizes, back = np.unique(crossing, return_inverse=True)
-    inputs = evaluator.crossing_bytes(0)
-    outputs = evaluator.crossing_bytes((1 << units) - 1)
-    placements = []
-    for first, second in orders:
-        ahead_s = _compute_s(problem, first, member, inputs + crossing)
-        behind_s = _compute_s(problem, second, ~member, crossing + outputs)
-        route = problem.routes[first][second]
-        times = [(route.period_s(int(size)), route.latency_s(int(size))) for size in sizes]
-        moving = np.array(times)[back]
-        # Where a transfer that all cuts share is the longest, latency decides.
-        fixed_s = max(
-            problem.routes[problem.home][first].period_s(inputs),
-            problem.routes[second][problem.home].period_s(outputs),
-        )
-        periods = np.maximum(np.maximum(ahead_s, behind_s), np.maximum(moving[:, 0], fixed_s))
-        least_s = periods.min()
-        if least_s < math.inf:
-            # Sums differ in their last digits from those of an evaluation.
-            ties = np.flatnonzero(periods <= least_s * (1 + 1e-9))
-            row = ties[np.argmin((ahead_s + behind_s + moving[:, 1])[ties])]
-            ahead = frozenset(np.flatnonzero(member[row]).tolist())
-            placements.append(split(problem, ahead, first, second))
-    return placements
-
-
-def _compute_s(problem: Problem, device: int, side: Bools, around_bytes: Floats) -> Floats:
-    """Seconds of each side on a device; infinite where it cannot run or hold it."""
-    limits = problem.devices[device]
-    share = side.astype(np.float64)
-    row = np.array(problem.unit_s[device])
-    able = np.isfinite(row)
-    seconds: Floats = share @ np.where(able, row, 0.0) + limits.stage_s
-    seconds[(side & ~able).any(axis=1)] = np.inf
-    if limits.memory_bytes:
-        weights = np.array([float(unit.bytes_weights) for unit in problem.graph.units])
-        working = np.array([float(u.bytes_in + u.bytes_out) for u in problem.graph.units])
-        needed = share @ weights + (share * working).max(axis=1) + BUFFERS * around_bytes
-        seconds[needed > limits.memory_bytes] = np.inf
-    return seconds
 
 
 def _parametric(problem: Problem, evaluator: Evaluator, orders: Orders) -> Bottleneck:

@@ -16,5 +16,4 @@ def chain_points(problem: Problem) -> CutPoints:
     """One cut point for each position of the topological order: before, between, after units."""
     units = len(problem.graph.units)
     member = np.tri(units + 1, units, -1, dtype=np.bool_)
-    parents = [(), *(((position, position),) for position in range(units))]
-    return CutPoints.of_sets(problem, member, parents)
+    return CutPoints.of_sets(problem, member)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.partition.integer_shares import share_out
-from tvm_iovt.partition.problem import Device
+from tvm_iovt.partition.placement import Placement
+from tvm_iovt.partition.problem import Device, Problem
 
 POLICIES = ("longest", "sum", "fair")
 """What shares of bandwidth are for: the least longest stage, the least sum of all stages, or what a
@@ -122,6 +123,19 @@ def shared_memory_s(devices: Sequence[Device], nbytes: Sequence[float]) -> float
                 known = bandwidth.get(group, math.inf)
                 bandwidth[group] = min(known, device.shared_bandwidth_bytes_per_s)
     return max((moved[group] / bandwidth[group] for group in bandwidth), default=0.0)
+
+
+def placement_memory_s(problem: Problem, placement: Placement) -> float:
+    """Least seconds between two frames that shared memories allow the stages of a placement.
+
+    Counts the compulsory traffic of all units, weights included: where caches keep tensors or
+    weights from one unit or frame to the next, less moves.
+    """
+    units = problem.graph.units
+    return shared_memory_s(
+        [problem.devices[device] for device in placement.devices],
+        [sum(units[unit].nbytes for unit in own) for _, own in placement.stages],
+    )
 
 
 def bandwidth_shares(

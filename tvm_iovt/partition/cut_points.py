@@ -7,7 +7,7 @@ leaves a stage. Point 0 is the empty set and the last one is the whole network. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: matrices are kept
 class CutPoints:
     """Cut points of a problem, smaller sets before larger ones.
 
@@ -30,45 +30,24 @@ class CutPoints:
         member: `member[point, unit]`, whether the unit is in the point's set.
         within: `within[to, from]`, whether `from` is a proper subset of `to`.
         crossing: Bytes that leave each point's set.
-        peak: `peak[to, from]`, the largest input and output of a unit between two points.
     """
 
     problem: Problem
     member: Bools
     within: Bools
     crossing: Floats
-    peak: Floats
 
     @classmethod
-    def of_sets(
-        cls, problem: Problem, member: Bools, parents: Sequence[Sequence[tuple[int, int]]]
-    ) -> CutPoints:
-        """From the sets themselves.
-
-        Args:
-            problem: Whose network is cut.
-            member: One row a set, from the empty one to the whole.
-            parents: Of each set, the pairs of a unit and the point that the set is without it. If
-                a smaller set of `member` is a subset, it must be one of some parent as well.
-        """
-        points = len(member)
-        absent = np.ascontiguousarray(~member.T)
-        within = np.zeros((points, points), dtype=np.bool_)
-        peak = np.zeros((points, points))
-        for point, pairs in enumerate(parents):
-            for unit, parent in pairs:
-                work = problem.graph.units[unit]
-                within[point] |= within[parent]
-                within[point, parent] = True
-                # Whatever lies below a point either is below it without this unit, or has the unit.
-                above = np.maximum(peak[parent], work.bytes_in + work.bytes_out)
-                np.copyto(peak[point], above, where=absent[unit])
+    def of_sets(cls, problem: Problem, member: Bools) -> CutPoints:
+        """From the sets themselves: one row each, all different, from the empty set to all."""
+        inside = member.astype(np.float32)
+        within = (1 - inside) @ inside.T == 0  # no unit of `from` is missing in `to`
+        np.fill_diagonal(within, False)
         return cls(
             problem=problem,
             member=member,
             within=within,
             crossing=crossing_bytes(problem, member),
-            peak=peak,
         )
 
     def units_between(self, start: int, end: int) -> tuple[int, ...]:
@@ -80,17 +59,26 @@ class CutPoints:
         totals: Floats = self.member.astype(np.float64) @ each
         return totals[:, None] - totals[None, :]
 
+    @functools.cached_property
     def memory_bytes(self) -> Floats:
         """Of the stage between two points, on any device; meaningless where not `within`."""
-        weights = np.array([float(u.bytes_weights) for u in self.problem.graph.units])
-        return (
-            self._between(weights)
-            + self.peak
-            + BUFFERS * (self.crossing[:, None] + self.crossing[None, :])
-        )
+        units = self.problem.graph.units
+        largest = np.zeros(self.within.shape)
+        present = np.ascontiguousarray(self.member.T)
+        for unit in sorted(units, key=lambda unit: unit.bytes_in + unit.bytes_out):
+            here = present[unit.index]
+            np.copyto(largest, unit.bytes_in + unit.bytes_out, where=here[:, None] & ~here)
+        weights = self._between(np.array([float(unit.bytes_weights) for unit in units]))
+        buffers = BUFFERS * (self.crossing[:, None] + self.crossing[None, :])
+        total: Floats = weights + largest + buffers
+        return total
 
-    def compute_s(self, device: int, memory_bytes: Floats) -> Floats:
-        """Of the stage between two points; infinite where the device cannot run or hold it."""
+    @functools.cached_property
+    def compute_s(self) -> tuple[Floats, ...]:
+        """For each device, of the stage between two points; infinite where it cannot run or fit."""
+        return tuple(map(self._compute_s, range(len(self.problem.devices))))
+
+    def _compute_s(self, device: int) -> Floats:
         row = np.array(self.problem.unit_s[device])
         able = np.isfinite(row)
         seconds = self._between(np.where(able, row, 0.0))
@@ -101,7 +89,7 @@ class CutPoints:
         if not able.all():
             allowed = allowed & (self._between(np.where(able, 0.0, 1.0)) < 0.5)
         if limits.memory_bytes:
-            allowed = allowed & (memory_bytes <= limits.memory_bytes)
+            allowed = allowed & (self.memory_bytes <= limits.memory_bytes)
         return np.where(allowed, seconds, np.inf)
 
     def transfers(self, *, period: bool) -> Floats:
@@ -139,22 +127,21 @@ class Costs:
 
 def costs(points: CutPoints, objective: str) -> Costs:
     """What stages and transfers add to an objective of `evaluate.OBJECTIVES`."""
-    problem = points.problem
-    memory_bytes = points.memory_bytes()
-    segments = [points.compute_s(device, memory_bytes) for device in range(len(problem.devices))]
+    segments = points.compute_s
     if objective == THROUGHPUT:
-        return Costs(segments=tuple(segments), transfers=points.transfers(period=True), worst=True)
+        return Costs(segments=segments, transfers=points.transfers(period=True), worst=True)
     transfers = points.transfers(period=False)
     if objective == LATENCY:
-        return Costs(segments=tuple(segments), transfers=transfers, worst=False)
+        return Costs(segments=segments, transfers=transfers, worst=False)
     free = np.where(np.isinf(transfers), np.inf, 0.0)
     if objective == MEMORY:
-        sizes = tuple(np.where(np.isinf(segment), np.inf, memory_bytes) for segment in segments)
+        sizes = tuple(np.where(np.isinf(each), np.inf, points.memory_bytes) for each in segments)
         return Costs(segments=sizes, transfers=free, worst=True)
     assert objective == ENERGY, objective
-    for segment, device in zip(segments, problem.devices, strict=True):
-        segment[np.isfinite(segment)] *= device.active_w
-    return Costs(segments=tuple(segments), transfers=free, worst=False)
+    # A device without watts is not among those that may run, see `checks`; 0 times infinite is NaN.
+    watts = [device.active_w or 1.0 for device in points.problem.devices]
+    joules = tuple(each * power for each, power in zip(segments, watts, strict=True))
+    return Costs(segments=joules, transfers=free, worst=False)
 
 
 def bounded(costs_: Costs, limits: Costs, bound: float) -> Costs:

@@ -2,7 +2,7 @@
 
 Every way to cut a graph into stages is a chain of such sets (its ideals), so a search over them is
 exact (Tarnawski et al. 2020, arXiv:2006.16423). Residual networks have few more of them than units;
-long branches side by side multiply, and are refused.
+long branches side by side multiply, and then a choice of them must do.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 
 from tvm_iovt.errors import IovtError
-from tvm_iovt.partition.cut_points import Bools, CutPoints
+from tvm_iovt.partition.cut_points import Bools, CutPoints, crossing_bytes
 from tvm_iovt.partition.placement import predecessors
 from tvm_iovt.partition.problem import Problem
 
 MAX_IDEALS = 1500
 """Matrices of each device over pairs of ideals: 18 MB each, and up to a second of search."""
+
+_CELLS = 8_000_000  # ideals times units that are listed to choose among
 
 
 class TooManyIdealsError(IovtError):
@@ -71,14 +73,32 @@ def ideal_points(problem: Problem, limit: int = MAX_IDEALS) -> CutPoints:
         TooManyIdealsError: There are more than the limit.
     """
     found = ideals(problem, limit)
+    return CutPoints.of_sets(problem, membership(found, len(problem.graph.units)))
+
+
+def narrow_points(problem: Problem, limit: int = MAX_IDEALS) -> tuple[CutPoints, int]:
+    """So many ideals that the least crosses, of each size, and all along the topological order.
+
+    Returns:
+        Them, and how many ideals there are.
+
+    Raises:
+        TooManyIdealsError: There are too many to choose among.
+    """
     units = len(problem.graph.units)
-    place = {ideal: index for index, ideal in enumerate(found)}
+    found = ideals(problem, max(limit, _CELLS // units))
     member = membership(found, units)
-    parents = []
-    for ideal in found:
-        smaller = ((unit, place.get(ideal ^ 1 << unit)) for unit in _members(ideal))
-        parents.append([(unit, point) for unit, point in smaller if point is not None])
-    return CutPoints.of_sets(problem, member, parents)
+    sizes = member.sum(axis=1)
+    crossing = crossing_bytes(problem, member)
+    along = (member == (np.arange(units) < sizes[:, None])).all(axis=1)
+    order = np.lexsort((crossing, ~along, sizes))
+    rank = np.empty(len(found), dtype=np.int64)
+    rank[order] = np.arange(len(found)) - np.searchsorted(sizes, sizes[order])
+    if len(found) > limit:
+        # The first of each size, which lies along the order, then the second of each, and so on.
+        kept = np.lexsort((crossing, rank))[: max(limit, units + 1)]
+        member = member[np.sort(kept)]
+    return CutPoints.of_sets(problem, member), len(found)
 
 
 def membership(sets: list[int], units: int) -> Bools:

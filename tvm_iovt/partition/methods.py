@@ -1,7 +1,8 @@
 """The best placement for each number of stages, by the method that suits the graph.
 
-All closed sets of units where there are few; a minimum cut between two devices; elsewhere, cuts
-along the order of the units, and then the result says so.
+All closed sets of units where there are few. Where there are more, two devices still get the best
+of all single cuts, or a minimum cut; for others some sets are chosen, or only cuts along the order
+of the units are tried, and the result says so.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from tvm_iovt.partition.bottleneck import cut_for_rate
 from tvm_iovt.partition.chain import chain_points
 from tvm_iovt.partition.cut_points import CutPoints, bounded, costs
 from tvm_iovt.partition.evaluate import LATENCY, THROUGHPUT, Evaluation, Evaluator
-from tvm_iovt.partition.ideals import MAX_IDEALS, TooManyIdealsError, ideal_points
+from tvm_iovt.partition.ideals import MAX_IDEALS, TooManyIdealsError, ideal_points, narrow_points
 from tvm_iovt.partition.min_cut import cut_for_latency
+from tvm_iovt.partition.pairs import best_pair
 from tvm_iovt.partition.placement import Placement
 from tvm_iovt.partition.stage_search import Path, search
 
@@ -31,11 +33,13 @@ class Found:
     Attributes:
         by_count: The best placement for each number of stages that there is one for.
         points: Where the network could be cut.
+        pairs: Whether cuts between the two devices were tried at more places than those.
         note: What was not tried, for the user; empty if the placements are the best there are.
     """
 
     by_count: dict[int, Evaluation]
     points: CutPoints
+    pairs: bool
     note: str
 
 
@@ -53,27 +57,24 @@ def best_by_count(
         UsageError: There are too many devices to leave their order open.
     """
     problem = evaluator.problem
-    note = ""
-    if all(mask >> unit - 1 & 1 for unit, mask in enumerate(evaluator.before) if unit):
-        points = chain_points(problem)
-    else:
-        try:
-            points = ideal_points(problem, _ideals_limit(len(problem.devices), order))
-        except TooManyIdealsError as refusal:
-            points = chain_points(problem)
-            note = f"only cuts along the order of the units were tried ({refusal.seen})"
+    points, note = _points(evaluator, order)
     paths = search(costs(points, objective), order)
     by_count = {k: evaluator.evaluate(_placement(points, path)) for k, path in paths.items()}
+    pairs = False
     if note and len(problem.devices) == 2 and (order is None or len(order) == 2):
-        note = _improve(evaluator, objective, order, by_count, note)
-    return Found(by_count=by_count, points=points, note=note)
+        try:
+            _take(by_count, objective, best_pair(evaluator, objective, order))
+            note, pairs = "", True
+        except TooManyIdealsError:
+            note = _improve(evaluator, objective, order, by_count, note)
+    return Found(by_count=by_count, points=points, pairs=pairs, note=note)
 
 
 def of_less_latency(
     evaluator: Evaluator,
     objective: str,
     order: Sequence[int] | None,
-    points: CutPoints,
+    where: Found,
     chosen: Evaluation,
     bound: float,
 ) -> Evaluation:
@@ -83,19 +84,44 @@ def of_less_latency(
         evaluator: Of the problem.
         objective: Of those that the largest cost counts for: throughput or memory.
         order: As for `best_by_count`.
-        points: Where the network can be cut.
+        where: What was found for it.
         chosen: What is to be improved.
         bound: Of the objective.
     """
     bound *= 1 + ROUNDING
     stages = len(chosen.placement.stages)
-    allowed = bounded(costs(points, LATENCY), costs(points, objective), bound)
-    path = search(allowed, order, most=stages).get(stages)
-    if path is None:
+    found: Evaluation | None = None
+    if where.pairs and stages == 2:
+        found = best_pair(evaluator, objective, order, within=bound)
+    else:
+        points = where.points
+        allowed = bounded(costs(points, LATENCY), costs(points, objective), bound)
+        path = search(allowed, order, most=stages).get(stages)
+        found = evaluator.evaluate(_placement(points, path)) if path else None
+    if found is None:
         return chosen
-    found = evaluator.evaluate(_placement(points, path))
     faster = found.value(LATENCY) < chosen.value(LATENCY)
     return found if faster and found.value(objective) <= bound else chosen
+
+
+def _points(evaluator: Evaluator, order: Sequence[int] | None) -> tuple[CutPoints, str]:
+    """Where the network can be cut, and what was left out of that."""
+    problem = evaluator.problem
+    if all(mask >> unit - 1 & 1 for unit, mask in enumerate(evaluator.before) if unit):
+        return chain_points(problem), ""
+    limit = _ideals_limit(len(problem.devices), order)
+    try:
+        return ideal_points(problem, limit), ""
+    except TooManyIdealsError:
+        pass
+    try:
+        points, count = narrow_points(problem, limit)
+    except TooManyIdealsError as refusal:
+        return chain_points(problem), (
+            f"only cuts along the order of the units were tried ({refusal.seen})"
+        )
+    tried = len(points.member)
+    return points, f"of {count} places for a cut, the {tried} that the least crosses were tried"
 
 
 def _ideals_limit(devices: int, order: Sequence[int] | None) -> int:
@@ -132,8 +158,12 @@ def _improve(
         left = f"its period is at most {found.gap:.1%} from the best" if found.gap > 1e-6 else ""
     else:
         return note
-    if not cut.obstacle and (
-        2 not in by_count or cut.value(objective) < by_count[2].value(objective)
-    ):
-        by_count[2] = cut
+    _take(by_count, objective, cut)
     return left
+
+
+def _take(by_count: dict[int, Evaluation], objective: str, cut: Evaluation | None) -> None:
+    """Keep a placement of two stages if it is the best of them."""
+    if cut is not None and not cut.obstacle:
+        best = by_count.setdefault(2, cut)
+        by_count[2] = cut if cut.value(objective) < best.value(objective) else best

@@ -16,6 +16,7 @@ from tvm_iovt.cost_graph import INPUT
 from tvm_iovt.errors import UsageError
 from tvm_iovt.partition.evaluate import Evaluator
 from tvm_iovt.partition.flow import FlowNetwork
+from tvm_iovt.partition.pairs import orders_of_two, split
 from tvm_iovt.partition.placement import Placement
 from tvm_iovt.partition.problem import Problem
 
@@ -33,14 +34,6 @@ class CutCosts:
     first_s: Sequence[float]
     second_s: Sequence[float]
     byte_s: float
-
-
-Orders = tuple[tuple[int, int], ...]
-
-
-def orders_of_two(order: Sequence[int] | None) -> Orders:
-    """The pairs of first and second device that an order allows; None allows both."""
-    return ((0, 1), (1, 0)) if order is None else ((order[0], order[1]),)
 
 
 def cut_for_latency(problem: Problem, order: Sequence[int] | None = None) -> Placement | None:
@@ -80,17 +73,6 @@ def cut_for_latency(problem: Problem, order: Sequence[int] | None = None) -> Pla
             if latency_s < best_s:
                 best, best_s = placement, latency_s
     return best
-
-
-def split(problem: Problem, ahead: frozenset[int], first: int, second: int) -> Placement:
-    """Some units on a first device and the others on a second."""
-    units = range(len(problem.graph.units))
-    return Placement(
-        stages=(
-            (first, tuple(unit for unit in units if unit in ahead)),
-            (second, tuple(unit for unit in units if unit not in ahead)),
-        )
-    )
 
 
 def least_cut(problem: Problem, costs: CutCosts) -> tuple[float, frozenset[int] | None]:

@@ -58,7 +58,7 @@ def paper_plan(
         graph: The network. Its intensity is that of all FLOPs to all traffic, weights included.
         peaks_flops: FLOPs a second of the first and the second device.
         bandwidths: Bytes a second of their memories.
-        link_bytes_per_s: From one to the other.
+        link_bytes_per_s: From one to the other; infinite where nothing has to move.
         transmitted_bytes: Ne; by default the bytes of the network's inputs.
         utilisation: Of the devices.
         k: Share of computation by share of the network.

@@ -44,6 +44,8 @@ START = 0.5
 class PaperModel:
     """The formulas' constants; pairs are of the first and the second device.
 
+    A link of infinite rate stands for devices that share a memory.
+
     Raises:
         IovtError: A rate or factor is not positive, or an amount is negative.
     """
@@ -62,11 +64,12 @@ class PaperModel:
 
     def __post_init__(self) -> None:
         pairs = (self.peaks_flops, self.bandwidths, self.utilisation)
-        positive = (self.flops, self.intensity, self.link_bytes_per_s, self.k, self.p)
+        positive = (self.flops, self.intensity, self.k, self.p)
         values = (*positive, *itertools.chain.from_iterable(pairs))
         if (
             any(len(pair) != 2 for pair in (*pairs, self.accuracy_losses))
             or not all(0 < value < math.inf for value in values)
+            or not self.link_bytes_per_s > 0
             or not self.transmitted_bytes >= 0
         ):
             raise IovtError(

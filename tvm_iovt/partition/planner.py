@@ -174,7 +174,7 @@ def _choose(
     fewest = min(k for k, one in found.by_count.items() if one.value(objective) <= bound)
     chosen = found.by_count[fewest]
     if fewest > 1 and objective in (THROUGHPUT, MEMORY):
-        chosen = of_less_latency(evaluator, objective, order, found.points, chosen, bound)
+        chosen = of_less_latency(evaluator, objective, order, found, chosen, bound)
     return chosen
 
 

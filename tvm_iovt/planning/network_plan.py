@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -122,6 +123,7 @@ def plan_network(
         candidate = dataclasses.replace(
             candidate, plan=_with_rejected(candidate, candidates, request.objective)
         )
+    stated = parse_links(request.links, [spec.name for spec in specs])
     return tuple(
         PlanFile(
             model_name=name,
@@ -130,7 +132,8 @@ def plan_network(
             graph=graph,
             unit_s=each.rows,
             measured=each.measured,
-            plan=_with_threads(each.plan, each.specs),
+            plan=with_threads(each.plan, each.specs),
+            links=stated,
         )
         for each in (candidate, *others)
     )
@@ -201,12 +204,12 @@ def _paper(problem: Problem, specs: Sequence[TargetSpec], source: str) -> Partit
     from tvm_iovt.partition.paper import paper_plan
 
     first, second = (unit_times.profile_of(spec).roofs[-1] for spec in specs)
-    hop = problem.routes[0][1].hops[0]
+    hops = problem.routes[0][1].hops
     found = paper_plan(
         problem.graph,
         (first.peaks[0].flops_per_s, second.peaks[0].flops_per_s),
         (first.bandwidth_bytes_per_s, second.bandwidth_bytes_per_s),
-        hop.bytes_per_s,
+        min((hop.bytes_per_s for hop in hops), default=math.inf),
     )
     units = len(problem.graph.units)
     if found.position in (0, units):
@@ -271,7 +274,8 @@ def _cores(specs: Sequence[TargetSpec], name: str) -> int:
     return next(spec.cpu.cores for spec in specs if spec.name == name)
 
 
-def _with_threads(found: PartitionPlan, specs: Sequence[TargetSpec]) -> PartitionPlan:
+def with_threads(found: PartitionPlan, specs: Sequence[TargetSpec]) -> PartitionPlan:
+    """The plan with the cores of its devices as the threads of its stages."""
     gpus = {spec.name for spec in specs if spec.gpu is not None}
     return dataclasses.replace(
         found,

@@ -76,11 +76,17 @@ def devices_of(specs: Sequence[TargetSpec]) -> tuple[Device, ...]:
 
 
 def routes_of(
-    specs: Sequence[TargetSpec], stated: Sequence[StatedLink] = ()
+    specs: Sequence[TargetSpec], stated: Sequence[StatedLink] = (), home: str = ""
 ) -> tuple[tuple[Route, ...], ...]:
-    """The ways between all places: the devices, and the caller as the last one."""
+    """The ways between all places: the devices, and the caller as the last one.
+
+    Args:
+        specs: The devices.
+        stated: What the command line says of the ways between the caller and them.
+        home: The machine of the caller; by default see `home_of`.
+    """
     machines = [machine_of(spec, specs) for spec in specs]
-    home = home_of(specs)
+    home = home or home_of(specs)
     said = {link.target: link for link in stated}
     places: list[TargetSpec | None] = [*specs, None]
     at = [*machines, home]

@@ -10,6 +10,7 @@ from typing import ClassVar
 from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.planning.links import StatedLink
 from tvm_iovt.types import PartitionPlan, TargetSpec, from_json, to_json
 
 
@@ -29,6 +30,8 @@ class PlanFile:
         measured: Of those, the measured ones: a row of seconds for each target, empty for targets
             that were not measured.
         plan: The plan.
+        links: What was said of the ways between the caller and targets, over what the targets say.
+        home: The machine that frames come from; empty for that which `places.home_of` takes.
     """
 
     SCHEMA: ClassVar[str] = "tvm-iovt/plan/1"
@@ -40,6 +43,8 @@ class PlanFile:
     unit_s: tuple[tuple[float, ...], ...]
     measured: tuple[tuple[float, ...], ...] = ()
     plan: PartitionPlan
+    links: tuple[StatedLink, ...] = ()
+    home: str = ""
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:

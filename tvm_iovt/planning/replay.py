@@ -21,7 +21,7 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
         path: Of the file, for messages.
         file: What it holds; its stages may have been edited.
         graph: The network's units.
-        links: See `links.parse_link`; by default those of the targets.
+        links: See `links.parse_link`; by default those that it was planned with.
 
     Raises:
         TargetError: A stage does not fit its device.
@@ -38,11 +38,12 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
             do="give compile the same --fuse and --input-shape as plan, or plan again",
         )
     specs = file.targets
+    stated = parse_links(links, [spec.name for spec in specs]) if links else file.links
     problem = Problem(
         graph=graph,
         devices=devices_of(specs),
         unit_s=file.unit_s,
-        routes=routes_of(specs, parse_links(links, [spec.name for spec in specs])),
+        routes=routes_of(specs, stated, file.home),
     )
     old = file.plan.prediction
     found = plan_stated(
@@ -57,4 +58,5 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
     stages = tuple(
         dataclasses.replace(stage, threads=threads[stage.target]) for stage in found.stages
     )
-    return dataclasses.replace(file, graph=graph, plan=dataclasses.replace(found, stages=stages))
+    plan = dataclasses.replace(found, stages=stages)
+    return dataclasses.replace(file, graph=graph, plan=plan, links=stated)

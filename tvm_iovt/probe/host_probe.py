@@ -27,7 +27,7 @@ PRODUCTS = ((256, 128, 8, 12), (128, 256, 8, 12), (256, 256, 14, 14), (64, 512, 
 HEADROOM = 1.05
 """A peak is what the fastest kernel reached, and as much more: clocks differ between moments."""
 
-_LOADS = 2.0
+LOADS = 2.0
 """Kernels that load and do not store have twice the bandwidth of a copy, at most."""
 
 _MEMORY_ELEMENTS = 24 << 20
@@ -37,6 +37,9 @@ _LAYOUTS = ((64, 56, 56), (128, 28, 28), (32, 112, 112))
 _MICRO_S, _NETWORK_S = 0.25, 0.8
 _TURNS = 3
 _CALL_TIMEOUT_S = 180.0
+_PATIENCE_S = 65.0
+"""Seconds after which no further network is built with the same number of threads."""
+
 _START_TIMEOUT_S = 120.0
 
 
@@ -83,7 +86,7 @@ def probe_host(
     shared = 0.0 if quick else _shared_bandwidth(spec, counts[0], timer or process_timer, progress)
     roofs[0] = dataclasses.replace(roofs[0], shared_bandwidth_bytes_per_s=shared)
     if shared:
-        findings.append(Finding(f"memory, {counts[0]} threads, shared", shared, "B/s", 0.0))
+        findings.append(Finding(f"memory, shared, {_words(counts[0])}", shared, "B/s", 0.0))
     progress("timing hand-offs between stages")
     handoff_s, handoff_spread = handoff()
     findings.append(Finding("hand-off between stages", handoff_s, "s", handoff_spread))
@@ -141,7 +144,7 @@ class _Measured:
     ) -> None:
         self._spec, self._threads, self._quick = spec, threads, quick
         self._progress = progress
-        self._words = "1 thread" if threads == 1 else f"{threads} threads"
+        self._words = _words(threads)
         self._make = timer
         self.findings: list[Finding] = []
 
@@ -201,7 +204,7 @@ class _Measured:
             threads=self._threads,
             peaks=tuple(peaks),
             bandwidth_bytes_per_s=memory,
-            cache_bandwidth_bytes_per_s=_LOADS * cached,
+            cache_bandwidth_bytes_per_s=LOADS * cached,
         )
         return roof, launch_s, boundary, samples
 
@@ -213,12 +216,15 @@ class _Measured:
         budget_s = _NETWORK_S / 2 if self._quick else _NETWORK_S
         plans = [(f, turn) for turn in range(1 if self._quick else _TURNS) for f in FAMILIES]
         spreads = []
+        deadline_s = time.monotonic() + _PATIENCE_S
         for number, (family, turn) in enumerate(plans, start=1):
+            if turn and time.monotonic() > deadline_s:
+                break  # a busy machine builds slowly; each family has been there
             self._progress(f"{self._words}: network {number} of {len(plans)} ({family})")
             network = timer.call("network", family, turn, budget_s, timeout_s=_CALL_TIMEOUT_S)
             samples += samples_of(network.units, network.kernels)
             spreads.append(network.spread)
-        self._found("networks timed", float(len(plans)), "", statistics.median(spreads))
+        self._found("networks timed", float(len(spreads)), "", statistics.median(spreads))
         return samples
 
     def _other_peaks(self, timer: Timer, budget_s: float, float32: float) -> list[DtypePeak]:
@@ -242,6 +248,10 @@ class _Measured:
 
     def _found(self, what: str, value: float, unit: str, spread: float) -> None:
         self.findings.append(Finding(f"{what}, {self._words}", value, unit, spread))
+
+
+def _words(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def reduced_types(spec: TargetSpec) -> tuple[tuple[str, str], ...]:

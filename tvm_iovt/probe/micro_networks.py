@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tvm_iovt._tvm import relax
-from tvm_iovt.probe.chain_builder import ChainBuilder
+from tvm_iovt.cost_graph import Unit
+from tvm_iovt.probe.chain_builder import ChainBuilder, Value
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -34,6 +35,35 @@ def product(depth: int, channels: int, rows: int, columns: int) -> tuple[Any, Sh
     shape = (1, depth, rows, columns)
     net = ChainBuilder(shape, np.random.default_rng(0))
     return net.finish(net.conv(net.input, channels, 1)), (shape,)
+
+
+def chain(count: int, kind: str, channels: int, height: int, width: int) -> tuple[Any, Shapes]:
+    """So many equal layers, one behind another."""
+    net, x = _chain(count, kind, channels, height, width)
+    return net.finish(x), (net.shape,)
+
+
+def chain_units(
+    count: int, kind: str, channels: int, height: int, width: int
+) -> tuple[Unit, ...]:
+    """The units of `chain`."""
+    net, x = _chain(count, kind, channels, height, width)
+    net.finish(x)
+    return tuple(net.units)
+
+
+def _chain(
+    count: int, kind: str, channels: int, height: int, width: int
+) -> tuple[ChainBuilder, Value]:
+    net = ChainBuilder((1, channels, height, width), np.random.default_rng(0))
+    x = net.input
+    for _ in range(count):
+        if kind == "pool":
+            x = net.pool(x, 3, 1)
+        else:
+            groups = channels if kind == "depthwise" else 1
+            x = net.conv(x, channels, 1 if kind == "pointwise" else 3, groups=groups)
+    return net, x
 
 
 def layout_change(channels: int, height: int, width: int) -> tuple[Any, Shapes]:

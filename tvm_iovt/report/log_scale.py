@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+_FEW = 3  # powers of ten that mark an axis well enough
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogScale:
@@ -29,12 +31,16 @@ class LogScale:
         share = math.log(inside / self.low) / math.log(self.high / self.low)
         return self.start + share * (self.end - self.start)
 
-    def decades(self) -> tuple[float, ...]:
-        """The powers of ten on the axis; every second or third one if they are many."""
+    def marks(self) -> tuple[float, ...]:
+        """Powers of ten on the axis: every second one if they are many, 2 and 5 if they are few."""
         first = math.ceil(math.log10(self.low) - 1e-9)
         last = math.floor(math.log10(self.high) + 1e-9)
-        step = 1 + (last - first) // 8
-        return tuple(10.0**power for power in range(first, last + 1, step))
+        if last - first >= _FEW - 1:
+            return tuple(10.0**power for power in range(first, last + 1, 1 + (last - first) // 8))
+        every = (
+            factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5)
+        )
+        return tuple(value for value in every if self.low <= value <= self.high)
 
 
 def spanning(values: Iterable[float], *, least: float = 10.0) -> tuple[float, float]:

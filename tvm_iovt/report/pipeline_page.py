@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from tvm_iovt.report import timeline_chart
 from tvm_iovt.report.blocks import facts_list, rows_table, section, tiles_panel
 from tvm_iovt.report.markup import Markup, breakable, element, joined
+from tvm_iovt.report.occupancy_bars import STYLE as BARS_STYLE
+from tvm_iovt.report.occupancy_bars import occupancy_bars, occupancy_legend
 from tvm_iovt.report.page import page
 from tvm_iovt.report.plan_section import STYLE, stage_names
 from tvm_iovt.report.plan_view import frames_per_s, source_words, with_band
@@ -21,8 +23,9 @@ FRAMES_SHOWN = 12
 
 _STYLE = (
     STYLE
+    + BARS_STYLE
     + """
-.stack-panels>.panel>.windows{margin-top:4px}
+.tiles dd{white-space:normal;overflow-wrap:anywhere}
 td .off{color:var(--bad)}
 """
 )
@@ -36,6 +39,7 @@ def pipeline_page(
     statistics: PipelineStatistics,
     plan: PartitionPlan | None = None,
     facts: Sequence[tuple[str, str]] = (),
+    sequential: bool = False,
 ) -> str:
     """How fast a pipeline was, how busy its stages were, what each did when, and what was expected.
 
@@ -46,6 +50,7 @@ def pipeline_page(
         statistics: Of the same run.
         plan: Of the deployment; without one, or without a prediction, nothing is compared.
         facts: Names and values of what else there is to say about the run: its source, the machine.
+        sequential: Whether a frame began only when the one before it was done.
 
     Returns:
         A complete HTML document. Every string is escaped.
@@ -54,7 +59,7 @@ def pipeline_page(
     panels = [_occupancy(timeline)]
     if timeline.spans:
         panels.append(_timeline(timeline))
-    if plan is not None and prediction is not None:
+    if plan is not None and prediction is not None and not sequential:
         panels.append(_expected_timeline(plan, prediction))
     sections = [
         section("Stages", _stages_lead(statistics), _stages(statistics, prediction)),
@@ -65,7 +70,7 @@ def pipeline_page(
         element("p", "tvm-iovt pipeline", class_="eyebrow"),
         element("h1", breakable(model_name)),
         element("p", element("span", f"deployment {deployment}"), class_="meta"),
-        tiles_panel(_tiles(statistics, prediction)),
+        tiles_panel(_tiles(statistics, prediction, sequential=sequential)),
     )
     known = [(name, value) for name, value in facts if value]
     if plan is not None:
@@ -86,12 +91,13 @@ def _prediction(plan: PartitionPlan | None, statistics: PipelineStatistics) -> P
 
 
 def _tiles(
-    statistics: PipelineStatistics, prediction: Prediction | None
+    statistics: PipelineStatistics, prediction: Prediction | None, *, sequential: bool
 ) -> list[tuple[str, str, str]]:
     period_s = 1 / statistics.frames_per_s if statistics.frames_per_s > 0 else 0.0
     rate_note = latency_note = ""
     if prediction is not None:
-        expected = with_band(frames_per_s(prediction.period_s), prediction).replace("+-", "±")
+        expected_s = prediction.latency_s if sequential else prediction.period_s
+        expected = with_band(frames_per_s(expected_s), prediction).replace("+-", "±")
         rate_note = f"{expected} predicted"
         alone = format_seconds(prediction.latency_s)
         latency_note = f"{alone} predicted for a frame alone; "
@@ -179,8 +185,8 @@ def _occupancy(timeline: Timeline) -> Markup:
             "the stage were always busy.",
             class_="soft small",
         ),
-        timeline_chart.occupancy_legend(),
-        timeline_chart.occupancy_bars(timeline),
+        occupancy_legend(),
+        occupancy_bars(timeline),
         class_="panel padded",
     )
 

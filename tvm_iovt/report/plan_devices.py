@@ -17,7 +17,7 @@ from tvm_iovt.report.unit_scatter import Pair, accuracy_words, unit_scatter
 from tvm_iovt.report.units import counted, format_bytes, format_flops, format_seconds
 from tvm_iovt.types import DeviceProfile, PartitionPlan, TargetSpec
 from tvm_iovt.unit_laws import peak_of
-from tvm_iovt.unit_times import profile_of, roof_of, unit_time_s
+from tvm_iovt.unit_times import bound_s, profile_of, roof_of, unit_time_s
 
 STYLE = (
     roofline_chart.STYLE
@@ -76,7 +76,7 @@ def device_panels(
             if dot.measured
         ]
         if pairs:
-            panels.append(_scatter_panel(spec, pairs))
+            panels.append(_scatter_panel(spec, pairs, _faster_than_bound(spec, dots)))
     return panels
 
 
@@ -113,11 +113,24 @@ def _is_above(dot: Dot, profile: DeviceProfile, threads: int) -> bool:
     return dot.unit_s < bound_s
 
 
-def _scatter_panel(spec: TargetSpec, pairs: Sequence[Pair]) -> Markup:
+def _faster_than_bound(spec: TargetSpec, dots: Sequence[Dot]) -> int:
+    """Measured units that refute the bound of the roofline."""
+    return sum(
+        dot.measured and dot.unit_s < bound_s(dot.unit, spec, spec.cpu.cores) for dot in dots
+    )
+
+
+def _scatter_panel(spec: TargetSpec, pairs: Sequence[Pair], faster: int) -> Markup:
+    bound = (
+        f"{counted(faster, 'unit')} took less time than the roofline's lower bound: "
+        "the device can do more than its numbers say."
+        if faster
+        else "None took less time than the roofline's lower bound."
+    )
     return element(
         "div",
         element("h3", f"Predicted and measured on {spec.name}"),
-        element("p", accuracy_words(pairs), class_="soft small"),
+        element("p", f"{accuracy_words(pairs)} {bound}", class_="soft small"),
         unit_scatter(pairs, name=spec.name),
         class_="panel padded scatter-panel",
     )

@@ -6,28 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.report import timeline_chart
-from tvm_iovt.report.blocks import facts_list, rows_table, section
+from tvm_iovt.report.blocks import rows_table, section
 from tvm_iovt.report.markup import Markup, breakable, element, joined
 from tvm_iovt.report.plan_devices import STYLE as DEVICE_STYLE
 from tvm_iovt.report.plan_devices import device_panels
+from tvm_iovt.report.plan_stages import stages_panel
 from tvm_iovt.report.plan_view import (
     PlanLike,
-    StageView,
     Times,
     format_ratio,
-    frames_per_s,
     memory_by_target,
-    objective_words,
-    sets_period,
-    source_words,
-    stage_views,
-    with_band,
 )
 from tvm_iovt.report.predicted_timeline import predicted_timeline
 from tvm_iovt.report.units import (
     counted,
     format_bytes,
-    format_flops,
     format_percent,
     format_seconds,
 )
@@ -41,6 +34,7 @@ STYLE = (
     + """
 .stack-panels{display:grid;gap:16px;grid-template-columns:minmax(0,1fr)}
 h2+.stack-panels,h2+.panel.padded{margin-top:14px}
+summary+.stack-panels{margin-top:14px}
 .padded{padding:18px 20px 14px}
 .padded>h3{margin-bottom:10px}
 .padded>.lead{margin-bottom:12px}
@@ -63,13 +57,13 @@ h2+.stack-panels,h2+.panel.padded{margin-top:14px}
 def plan_sections(
     deployments: Sequence[Deployment], plans: Mapping[str, PlanLike] | None = None
 ) -> list[Markup]:
-    """A section for each deployment with a predicted plan.
+    """A section for each deployment with a predicted plan; but for the first one, folded.
 
     Args:
         deployments: Of a bundle.
         plans: What they were planned from, by their names, for what depends on units.
     """
-    sections = []
+    sections: list[Markup] = []
     for deployment in deployments:
         plan = deployment.plan
         if plan.prediction is None:
@@ -80,6 +74,8 @@ def plan_sections(
             if made is None
             else plan_panels(plan, made.graph, made.targets, made.unit_s, made.measured)
         )
+        if sections:  # those that were prepared beside the first one
+            panels = element("details", element("summary", "The whole plan"), panels)
         sections.append(section(f"Plan of {deployment.name}", plan.reason, panels))
     return sections
 
@@ -100,7 +96,7 @@ def plan_panels(
         unit_s: Seconds that the plan rests on, a row for each of `targets`.
         measured: Of the same units, where they were measured.
     """
-    panels = [_stages_panel(plan, graph)]
+    panels = [stages_panel(plan, graph, targets)]
     if len(plan.stages) > 1:
         panels.append(_reasons_panel(plan))
     if plan.alternatives:
@@ -116,88 +112,12 @@ def plan_panels(
     return element("div", *panels, class_="stack-panels")
 
 
-def promise_facts(plan: PartitionPlan) -> list[tuple[str, str]]:
-    """What the plan is for and what it promises."""
-    facts = [("Objective", objective_words(plan))]
-    prediction = plan.prediction
-    if prediction is not None:
-        rate = frames_per_s(prediction.period_s)
-        facts += [
-            ("Latency", _exact(with_band(format_seconds(prediction.latency_s), prediction))),
-            (
-                "Period",
-                _exact(with_band(format_seconds(prediction.period_s), prediction)) + f", {rate}",
-            ),
-        ]
-        if prediction.transfer_s:
-            facts.append(("Transfers", f"{format_seconds(prediction.transfer_s)} of the latency"))
-        if prediction.energy_j:
-            facts.append(("Energy", f"{prediction.energy_j * 1e3:.3g} mJ a frame beyond idling"))
-        facts.append(("Numbers", source_words(prediction)))
-    return facts
-
-
-def _stages_panel(plan: PartitionPlan, graph: CostGraph | None) -> Markup:
-    views = stage_views(plan, graph)
-    predicted = plan.prediction is not None
-    names = ["", "Target", "Units", "FLOPs", "Weights"]
-    if predicted:
-        names += ["Receive", "Compute", "Send", "Memory", "Share"]
-    rows = [_stage_row(view) for view in views]
-    table = rows_table(names, rows, numeric_from=3)
-    notes = []
-    if plan.prediction is not None:
-        notes.append("Share: of the period, that the stage's kernels take.")
-        setter = sets_period(plan.prediction)
-        if setter:
-            notes.append(f"The period is that of {setter}.")
-    note = element("p", " ".join(notes), class_="soft small") if notes else joined()
-    return element(
-        "div",
-        element("h3", "Stages"),
-        element("div", table, class_="scroll plan stages"),
-        note,
-        facts_list(promise_facts(plan)),
-        class_="panel padded",
-    )
-
-
-def _stage_row(view: StageView) -> list[str]:
-    first, last = view.ends
-    if not view.count:
-        units: Markup = element("span", "the whole network")
-    else:
-        names = [element("code", breakable(first))]
-        if last != first:
-            names += [joined(" … "), element("code", breakable(last))]
-        units = joined(*names, element("span", counted(view.count, "unit"), class_="soft"))
-    row: list[str] = [
-        str(view.stage.index),
-        joined(view.stage.target, element("span", view.threads, class_="soft")),
-        units,
-        format_flops(view.flops) if view.flops else "-",
-        format_bytes(view.bytes_weights) if view.bytes_weights else "-",
-    ]
-    expected = view.prediction
-    if expected is not None:
-        received = format_seconds(expected.receive_s) if expected.receive_s else "-"
-        moved = format_bytes(expected.bytes_in) if expected.bytes_in else ""
-        row += [
-            joined(received, element("span", moved, class_="soft")) if moved else received,
-            format_seconds(expected.compute_s),
-            format_seconds(expected.send_s) if expected.send_s else "-",
-            format_bytes(expected.memory_bytes) if expected.memory_bytes else "-",
-            format_percent(view.share),
-        ]
-    return row
-
-
 def _reasons_panel(plan: PartitionPlan) -> Markup:
     items = []
     for place, (before, after) in enumerate(zip(plan.stages, plan.stages[1:], strict=False)):
         reason = plan.reasons[place] if place < len(plan.reasons) else "No reason was recorded."
         where: list[str] = [f"{before.target} → {after.target}"]
-        if before.units:
+        if before.units and before.units[-1] not in reason:
             where += [", behind ", element("code", breakable(before.units[-1]))]
         items.append(element("li", element("b", *where), reason))
     return element(
@@ -291,7 +211,3 @@ def _timeline_panel(plan: PartitionPlan) -> Markup:
         timeline_chart.timeline_windows(timeline, FRAMES_SHOWN),
         class_="panel padded",
     )
-
-
-def _exact(text: str) -> str:
-    return text.replace("+-", "±")

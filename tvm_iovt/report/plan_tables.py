@@ -59,7 +59,7 @@ def plan_tables(
         measured: Of the same units, where they were measured; empty without measurements.
         verbosity: From 1 on, every unit with its time on each target.
     """
-    parts: list[RenderableType] = [plan_facts(plan, graph), stages_table(plan, graph)]
+    parts: list[RenderableType] = [plan_facts(plan, graph), stages_table(plan, graph, targets)]
     if len(plan.stages) > 1:
         parts.append(cut_reasons(plan))
     if plan.alternatives:
@@ -89,7 +89,9 @@ def plan_facts(plan: PartitionPlan, graph: CostGraph | None = None) -> Table:
     return facts_table((name, value) for name, value in facts if value)
 
 
-def stages_table(plan: PartitionPlan, graph: CostGraph | None = None) -> Table:
+def stages_table(
+    plan: PartitionPlan, graph: CostGraph | None = None, targets: Sequence[TargetSpec] = ()
+) -> Table:
     """What each stage does, where, and how long it is expected to take."""
     prediction = plan.prediction
     note = ""
@@ -107,7 +109,7 @@ def stages_table(plan: PartitionPlan, graph: CostGraph | None = None) -> Table:
         names += ["Transfers", "Compute", "Memory"]
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    for view in stage_views(plan, graph):
+    for view in stage_views(plan, graph, targets):
         table.add_row(*_stage_cells(view))
     return table
 
@@ -117,7 +119,8 @@ def cut_reasons(plan: PartitionPlan) -> Group:
     parts: list[RenderableType] = [Text("Cuts", style="bold")]
     for place, (before, after) in enumerate(zip(plan.stages, plan.stages[1:], strict=False)):
         reason = plan.reasons[place] if place < len(plan.reasons) else "no reason was recorded"
-        behind = f" behind {before.units[-1]}" if before.units else ""
+        named = not before.units or before.units[-1] in reason
+        behind = "" if named else f" behind {before.units[-1]}"
         line = Text(f"{printable(before.target)} | {printable(after.target)}{printable(behind)}: ")
         line.append(printable(reason))
         parts.append(Padding(line, (0, 0, 0, 2)))
@@ -188,7 +191,9 @@ def units_table(
     for name in ("FLOPs", "Bytes") if roomy else ("FLOPs",):
         table.add_column(name, justify="right", no_wrap=True)
     for target in targets:
-        table.add_column(plain.text(target.name), justify="right", no_wrap=True, max_width=14)
+        name, at, launcher = target.name.partition("@")
+        lines = (name, at + launcher) if at else (name,)
+        table.add_column(plain.text(*lines), justify="right", no_wrap=True, overflow="crop")
     stage_of = unit_stages(plan, graph)
     for unit in graph.units:
         place = stage_of[unit.index]

@@ -60,12 +60,14 @@ class StageView:
         units: In the order of the graph; empty without a graph.
         prediction: None for a network that was not planned.
         share: Of the period that its kernels take; 0 without a prediction.
+        spec: Of its target; None if that is not known.
     """
 
     stage: Stage
     units: tuple[Unit, ...]
     prediction: StagePrediction | None
     share: float
+    spec: TargetSpec | None = None
 
     @property
     def flops(self) -> int:
@@ -79,7 +81,9 @@ class StageView:
 
     @property
     def threads(self) -> str:
-        """`2 threads`, `all threads`."""
+        """`2 threads`; of a GPU, what it is."""
+        if self.spec is not None and self.spec.gpu is not None:
+            return f"{self.spec.gpu.kind} {self.spec.gpu.arch}"
         return counted(self.stage.threads, "thread") if self.stage.threads else "all threads"
 
     @property
@@ -94,8 +98,11 @@ class StageView:
         return len(self.stage.units) or len(self.units)
 
 
-def stage_views(plan: PartitionPlan, graph: CostGraph | None) -> tuple[StageView, ...]:
+def stage_views(
+    plan: PartitionPlan, graph: CostGraph | None, targets: Sequence[TargetSpec] = ()
+) -> tuple[StageView, ...]:
     """The stages of a plan in the order in which they run."""
+    specs = {spec.name: spec for spec in targets}
     stage_of = unit_stages(plan, graph) if graph is not None else ()
     units = graph.units if graph is not None else ()
     prediction = plan.prediction
@@ -109,6 +116,7 @@ def stage_views(plan: PartitionPlan, graph: CostGraph | None) -> tuple[StageView
                 units=tuple(u for u, at in zip(units, stage_of, strict=True) if at == place),
                 prediction=expected,
                 share=expected.compute_s / period_s if expected and period_s > 0 else 0.0,
+                spec=specs.get(stage.target),
             )
         )
     return tuple(views)

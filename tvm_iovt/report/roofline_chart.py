@@ -33,8 +33,8 @@ from tvm_iovt.report.units import counted, format_flops
 from tvm_iovt.types import DeviceProfile
 from tvm_iovt.unit_laws import peak_of
 
-_WIDTH, _HEIGHT = 900, 440
-_LEFT, _RIGHT, _TOP, _BOTTOM = 92, 196, 26, 52
+_WIDTH, _HEIGHT = 930, 440
+_LEFT, _RIGHT, _TOP, _BOTTOM = 92, 226, 16, 52
 _DECADES = 7  # below the highest roof, that are shown
 
 STYLE = (
@@ -90,10 +90,10 @@ def _chart(roofs: Roofs, dots: Sequence[Dot], look: Look, name: str) -> Markup:
             class_="bound",
         )
     ]
-    for value in x.decades():
+    for value in x.marks():
         parts.append(line(x.at(value), _TOP, x.at(value), _HEIGHT - _BOTTOM, "grid"))
         parts.append(svg_text(f"{value:g}", x.at(value), _HEIGHT - _BOTTOM + 20, "middle"))
-    for value in y.decades():
+    for value in y.marks():
         text = rate(value, format_flops).replace(".0 ", " ") if value >= 1 else f"{value:g} FLOP/s"
         parts.append(line(_LEFT, y.at(value), _WIDTH - _RIGHT, y.at(value), "grid"))
         parts.append(svg_text(text, _LEFT - 8, y.at(value) + 4, "end"))

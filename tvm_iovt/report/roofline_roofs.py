@@ -155,7 +155,9 @@ def peak_labels(roofs: Roofs, x: LogScale, y: LogScale) -> list[str]:
     parts: list[str] = []
     places = _apart([at for at, *_ in labels])
     for at, (_, roof, dtype, main) in zip(places, labels, strict=True):
-        text = f"{rate(peak_of(roof, dtype), format_flops)}, {counted(roof.threads, 'thread')}"
+        text = rate(peak_of(roof, dtype), format_flops)
+        if roofs.others:
+            text += f", {counted(roof.threads, 'thread')}"
         if len(roofs.dtypes) > 1 or dtype != _MAIN:
             text = f"{dtype} {text}"
         parts.append(svg_text(text, x.end + 6, at, "start", "strong" if main else None))

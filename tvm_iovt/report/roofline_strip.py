@@ -41,7 +41,7 @@ def bytes_strip(
     floor = float(_HEIGHT - _BOTTOM)
     centre = (_TOP + floor) / 2
     parts: list[str] = []
-    for value in x.decades():
+    for value in x.marks():
         parts.append(line(x.at(value), _TOP, x.at(value), floor, "grid"))
         text = rate(value, format_bytes).replace(".0 ", " ")
         parts.append(svg_text(text, x.at(value), floor + 18, "middle"))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tvm_iovt.report.axes import duration_ticks
 from tvm_iovt.report.charts import line, svg_text, swatch
 from tvm_iovt.report.markup import Markup, element, joined
-from tvm_iovt.report.units import counted, format_percent, format_seconds
-from tvm_iovt.runtime.timeline import ACTIONS, COMPUTE, RECEIVE, SEND, Span, Timeline
+from tvm_iovt.report.units import counted, format_seconds
+from tvm_iovt.runtime.timeline import COMPUTE, RECEIVE, SEND, Span, Timeline
 
 _WIDTH = 900
 _LEFT, _RIGHT, _TOP, _BOTTOM = 172, 16, 10, 44
@@ -18,23 +16,25 @@ _DIGIT = 7.2  # width of a digit, about
 _LEAST_WIDTH = 0.8  # a span shorter than a pixel is still seen
 _NAME_CHARS = 20
 
+CLASSES = {RECEIVE: "receive", COMPUTE: "f1", SEND: "send"}
+"""Of the style sheet: the colour of each action, where frames are not told apart."""
+
 STYLE = """
 :root{--f0:#174a80;--f1:#2468b0;--f2:#0f6f8f;--f3:#4b55b5}
 @media (prefers-color-scheme:dark){:root{--f0:#6cb0f2;--f1:#9cc9f7;--f2:#5fc4d6;--f3:#a9aef7}}
 .receive{fill:var(--traffic)}.send{fill:var(--good)}
 .f0{fill:var(--f0)}.f1{fill:var(--f1)}.f2{fill:var(--f2)}.f3{fill:var(--f3)}
 .timeline{overflow-x:auto}
-.timeline .plot{min-width:720px}
+.timeline .plot{min-width:800px}
 .timeline .plot text{font-size:12px}
 .timeline .plot .frame{fill:var(--surface);font-size:11px;pointer-events:none}
 .timeline .plot .stage-name{fill:var(--ink);font-weight:600}
 .timeline .plot .lane{fill:var(--track)}
 .timeline .plot .bar:hover{stroke:var(--ink);stroke-width:1.5}
 .legend .shades{width:34px}
-.windows{display:grid;gap:18px}
+.windows{display:grid;gap:18px;grid-template-columns:minmax(0,1fr)}
 .windows h4{margin:0 0 6px;font-size:13.5px;font-weight:600}
 .windows h4 span{font-weight:400;color:var(--soft)}
-.bars.busy svg{height:14px}
 """
 
 
@@ -133,59 +133,6 @@ def windows_of(timeline: Timeline, frames: int) -> list[tuple[str, str, float, f
     ]
 
 
-def occupancy_bars(timeline: Timeline) -> Markup:
-    """For each stage the share of the run in which it received, computed and sent."""
-    rows: list[str] = []
-    for stage, name in enumerate(timeline.stages):
-        shares = [(action, timeline.occupancy(stage, action)) for action in ACTIONS]
-        lanes = len({span.lane for span in timeline.spans if span.stage == stage}) or 1
-        words = ", ".join(f"{action} {format_percent(share)}" for action, share in shares if share)
-        computes = format_percent(timeline.occupancy(stage, COMPUTE))
-        rows.append(
-            element(
-                "div",
-                element("div", name, class_="name"),
-                element(
-                    "div", f"{computes} computing, {counted(lanes, 'lane')}", class_="soft num"
-                ),
-                _stacked(shares, lanes, f"{name}: {words or 'idle'}"),
-                class_="row",
-            )
-        )
-    return element("div", *rows, class_="bars busy")
-
-
-def occupancy_legend() -> Markup:
-    """What the colours of `occupancy_bars` tell."""
-    words = {RECEIVE: "receiving", COMPUTE: "computing", SEND: "sending"}
-    items = [element("li", swatch(_CLASSES[action]), words[action]) for action in ACTIONS]
-    return element("ul", *items, class_="legend")
-
-
-_CLASSES = {RECEIVE: "receive", COMPUTE: "f1", SEND: "send"}
-
-
-def _stacked(shares: Sequence[tuple[str, float]], lanes: int, label: str) -> Markup:
-    """One bar; full if all lanes were always busy."""
-    parts: list[str] = [element("rect", width="100%", height="14", rx="3", class_="track")]
-    at = 0.0
-    for action, share in shares:
-        width = min(share / lanes, 1.0 - at)
-        if width > 0:
-            parts.append(
-                element(
-                    "rect",
-                    element("title", f"{action} {format_percent(share)}"),
-                    x=f"{100 * at:.2f}%",
-                    width=f"{100 * width:.2f}%",
-                    height="14",
-                    class_=_CLASSES[action],
-                )
-            )
-            at += width
-    return element("svg", *parts, role="img", aria_label=label)
-
-
 def _rows(timeline: Timeline) -> dict[tuple[int, int], int]:
     """Where the row of each lane of each stage is, below the top."""
     lanes: dict[int, set[int]] = {stage: set() for stage in range(len(timeline.stages))}
@@ -225,7 +172,7 @@ def _names(timeline: Timeline, rows: dict[tuple[int, int], int]) -> list[str]:
 
 
 def _bar(span: Span, left: float, right: float, top: float) -> list[str]:
-    shade = f"f{span.frame % _SHADES}" if span.action == COMPUTE else _CLASSES.get(span.action, "")
+    shade = f"f{span.frame % _SHADES}" if span.action == COMPUTE else CLASSES.get(span.action, "")
     duration_s = span.end_s - span.start_s
     tip = (
         f"frame {span.frame}: {span.action} {format_seconds(duration_s)}, "

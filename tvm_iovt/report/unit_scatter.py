@@ -75,7 +75,7 @@ def unit_scatter(pairs: Sequence[Pair], *, name: str) -> Markup:
     x = LogScale(low=low, high=high, start=_LEFT, end=_WIDTH - _RIGHT)
     y = LogScale(low=low, high=high, start=_HEIGHT - _BOTTOM, end=_TOP)
     parts: list[str] = [_band(x, y, low, high)]
-    for value in x.decades():
+    for value in x.marks():
         text = format_seconds(value).replace(".00", "").replace(".0", "")
         parts.append(line(x.at(value), _TOP, x.at(value), _HEIGHT - _BOTTOM, "grid"))
         parts.append(svg_text(text, x.at(value), _HEIGHT - _BOTTOM + 20, "middle"))

@@ -31,8 +31,10 @@ _GPU_LANES = 2
 class LocalStage:
     """A stage of a bundle's deployment, run by the process itself. A `StageDevice`.
 
-    A CPU stage has one lane and hands its tensors on as they are. A GPU stage has two: while one
-    computes, the other one copies the next frame to the GPU or the last one's outputs back.
+    A CPU stage has one lane and hands its tensors on as they are. A GPU stage has two, so that the
+    work on the host for one frame (copies from and to its memory, launching) goes on while the GPU
+    computes another one. On the GPU itself all lanes share the default stream: copies wait for the
+    kernels before them.
 
     Args:
         path: The bundle, packed or not.

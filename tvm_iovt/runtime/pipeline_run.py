@@ -191,9 +191,9 @@ class PipelineRun:
             frame.values = {name: _owned(frame.values[name]) for name in self._outputs}
 
     def _end(self, stage: int, end: End) -> None:
-        """Pass the end on in its turn, and let the stage's other lanes and those before it go.
+        """Pass the end on in its turn, and stop what comes behind it.
 
-        Frames leave a stage in their order, so what is before this stage comes after the end.
+        Frames leave a stage in their order, so all that is before this stage is behind the end.
         """
         if end.error is not None:
             self._stop_entering()
@@ -203,7 +203,6 @@ class PipelineRun:
         own.incoming.break_()
         if own.hand_on.wait(end.index):
             self._next(stage).put(end)
-        own.break_()
 
     def _next(self, stage: int) -> Channel[Frame | End]:
         last = stage == len(self._stages) - 1
