@@ -12,18 +12,13 @@ from relay_passes.fold_clip import FoldClip
 from relay_passes.fuse_batch_norm import FuseBatchNorm
 from relay_passes.fuse_parallel_convs import FuseParallelConvs
 from relay_passes.fuse_sequential_convs import FuseSequentialConvs
-from relay_passes.partition_by_plan import (
-    PartitionByPlan,
-    StageInterface,
-    StageModule,
-    stage_interfaces,
-    stage_module,
-)
+from relay_passes.partition_by_plan import PartitionByPlan
 from relay_passes.pipeline import graph_passes
 from relay_passes.reparameterize import Reparameterize
 from relay_passes.restore_clip import RestoreClip
 from relay_passes.restore_pad import RestorePad
 from relay_passes.split_convolution import SplitConvolution
+from relay_passes.stages import StageInterface, StageModule, stage_interfaces, stage_module
 
 __all__ = [
     "AnnotateCost",

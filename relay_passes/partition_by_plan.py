@@ -1,8 +1,8 @@
 """A network as a sequence of stages.
 
-    Given:                                  # annotated: units conv1, conv2, add
+    Given:                                  # annotated: unit conv1, and conv2 with the sum
         def main(%x): return add(conv2(conv1(%x)), conv1(%x))
-    Result:                                 # of PartitionByPlan([["conv1"], ["conv2", "add"]])
+    Result:                                 # of PartitionByPlan([["conv1"], ["conv2"]])
         def stage0(%x): return conv1(%x)
         def stage1(%c): return add(conv2(%c), %c)
         def main(%x): return stage1(stage0(%x))
@@ -15,59 +15,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from relay_passes.annotate_cost import (
-    COSTS,
-    OUTPUTS,
-    Units,
-    attached,
-    main_of,
-    read_costs,
-    units_of,
-)
+from relay_passes.annotate_cost import COSTS, OUTPUTS, attached, read_costs
 from relay_passes.module_pass import module_pass
 from relay_passes.outline import outline
+from relay_passes.stages import STAGE, StageInterface
+from relay_passes.unit_costs import Units, main_of, units_of
 from tvm_iovt.cost_graph import INPUT, CostGraph, Edge
 from tvm_iovt.errors import ModelError, UsageError
-from tvm_iovt.types import PartitionPlan, TensorSpec, from_json, to_json
-
-STAGE = "tvm_iovt.stage"
-"""Attribute of a stage's function: its `StageInterface` as JSON text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageInterface:
-    """What passes between a stage and the others.
-
-    Attributes:
-        index: From 0, in the order in which they run.
-        units: Names of its units, in order.
-        inputs: Its parameters in order, by the names of the tensors in the `CostGraph`.
-        outputs: What it returns, in order.
-    """
-
-    index: int
-    units: tuple[str, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class StageModule:
-    """A stage alone.
-
-    Attributes:
-        module: `IRModule` with the stage as `main`, and the TIR functions that it calls.
-        interface: What it takes and returns.
-    """
-
-    module: Any
-    interface: StageInterface
+from tvm_iovt.types import PartitionPlan, TensorSpec, to_json
 
 
 @module_pass("PartitionByPlan")
@@ -102,15 +62,17 @@ class PartitionByPlan:
 
     so that :math:`e_k \le \sum_s \varepsilon_s \prod_{t > s} L_t`. The same recursion holds for the
     operators of an unpartitioned network that is compiled with other schedules, so a cut adds no
-    error of its own. A sum of :math:`m` products in float32 is off by at most
-    :math:`\gamma_m = m u / (1 - m u)`, :math:`u = 2^{-24}`, times the sum of the magnitudes of the
-    products, and :math:`|w| * |x|` sums to what the Lipschitz constant bounds; each layer thus adds
-    a relative error of :math:`\gamma_m` at worst and of :math:`u \sqrt m` typically. For
-    :math:`m = 10^3` and 50 layers that is :math:`50 \cdot 30 u \approx 10^{-4}` of the largest
-    activation, which is why a tolerance that tells wrong code from other roundings lies between
-    that and 1e-2. Where a network rounds to integers, :math:`F_s` is no Lipschitz function (a last
-    bit moves a value by a whole step) and the bound does not hold; there the kernels have to be
-    exact, or the comparison statistical.
+    error of its own.
+
+    A sum of :math:`m` products in float32 is off by at most :math:`\gamma_m = m u / (1 - m u)`,
+    :math:`u = 2^{-24}`, times the sum of their magnitudes. A layer with the weights :math:`W` so
+    adds :math:`\varepsilon \le \gamma_m \, \||W|\| \, |x|`: relative to the largest result that its
+    Lipschitz bound :math:`\||W|\|` allows, :math:`\gamma_m` at worst, and about :math:`u \sqrt m`
+    as roundings are independent. With :math:`m = 10^3` and 50 layers whose results stay of one
+    size, that sums to :math:`50 \cdot 32 u \approx 10^{-4}` of the largest activation. Wrong code
+    is off by 1e-2 and more, so a tolerance between the two tells them apart. Where a network rounds
+    to integers, :math:`F_s` has no Lipschitz constant (a last bit moves a value by a whole step)
+    and the bound does not hold; there the kernels have to be exact, or the comparison statistical.
 
     Args:
         stages: Names of the units of each stage, see `CostGraph.units`; or a plan, whose only stage
@@ -136,36 +98,6 @@ class PartitionByPlan:
         stage_of = _stage_of(units.graph, stages)
         interfaces = [_interface(units, stage_of, stage) for stage in range(len(stages))]
         return _partitioned(mod, units, stage_of, interfaces)
-
-
-def stage_module(mod: Any, index: int) -> StageModule:
-    """A stage of a partitioned module, ready to be compiled on its own.
-
-    Args:
-        mod: What `PartitionByPlan` made.
-        index: Of the stage.
-
-    Raises:
-        ModelError: The module has no such stage.
-    """
-    stages = _stage_functions(mod)
-    if index not in stages:
-        raise ModelError(
-            f"The module has no stage {index}",
-            seen=f"{len(stages)} stages" if stages else "it is not partitioned",
-            do="run PartitionByPlan(stages) on the annotated module",
-        )
-    interface, function = stages[index]
-    main = function.without_attr(STAGE).with_attr("global_symbol", "main")
-    functions = {var: mod[var] for var in _called(mod, function)}
-    module = tvm.IRModule({tvm.ir.GlobalVar("main"): main, **functions})
-    return StageModule(module=relax.transform.Normalize()(module), interface=interface)
-
-
-def stage_interfaces(mod: Any) -> tuple[StageInterface, ...]:
-    """What the stages of a partitioned module take and return; none if it is not partitioned."""
-    stages = _stage_functions(mod)
-    return tuple(stages[index][0] for index in sorted(stages))
 
 
 def _annotated_units(mod: Any) -> Units:
@@ -328,26 +260,3 @@ def _partitioned(
         results = [kept[spec.name] for spec in units.outputs]
         builder.emit_func_output(relax.Tuple(results) if units.line.returns_tuple else results[0])
     return relax.transform.CanonicalizeBindings()(builder.finalize())
-
-
-def _stage_functions(mod: Any) -> dict[int, tuple[StageInterface, Any]]:
-    found = {}
-    for function in mod.functions.values():
-        if isinstance(function, relax.Function) and function.attrs and STAGE in function.attrs:
-            interface = from_json(StageInterface, json.loads(str(function.attrs[STAGE])))
-            found[interface.index] = (interface, function)
-    return found
-
-
-def _called(mod: Any, function: Any) -> list[Any]:
-    """The module's functions that a function calls."""
-    found: dict[Any, None] = {}
-
-    def visit(expr: Any) -> None:
-        if isinstance(expr, relax.Call):
-            for part in (expr.op, *expr.args):
-                if isinstance(part, tvm.ir.GlobalVar):
-                    found[part] = None
-
-    relax.analysis.post_order_visit(function, visit)
-    return list(found)

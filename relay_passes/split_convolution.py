@@ -29,23 +29,16 @@ from typing import Any, Literal
 import tvm
 from tvm import relax
 
-from relay_passes.annotate_cost import (
-    COSTS,
-    OUTPUTS,
-    Units,
-    is_tir,
-    main_of,
-    model_name,
-    short_name,
-    units_of,
-)
+from relay_passes.annotate_cost import COSTS, OUTPUTS
 from relay_passes.convolution_parts import Part, UnsplittableError, convolution_parts
 from relay_passes.module_pass import module_pass
 from relay_passes.outline import moved
 from relay_passes.relax_tensors import op_name, static_shape
 from relay_passes.rewriter import OnDecision
 from relay_passes.straight_line import Node
+from relay_passes.unit_costs import Units, is_tir, main_of, units_of
 from relay_passes.unit_grouping import Group
+from relay_passes.unit_names import model_name, short_name
 from tvm_iovt.cost_graph import Unit
 from tvm_iovt.errors import UsageError
 from tvm_iovt.types import Decision

@@ -4,7 +4,7 @@
     %b = add(%c, reshape(bias))   # element-wise, and nothing else reads %c: computed with it
     %s = multiply(%b, sigmoid(%b))  # two readers, but all paths meet again at the multiplication
     %y = add(%s, %r)              # a residual, when this is the later one of two convolutions
-    %q = quantize(%y)             # ends a unit: what follows reads the smaller integers
+    %q = quantize(%y)             # ends a unit, if what follows does not end in integers again
 
 An anchor takes what lies between it and its next *post-dominator* (the first operator that all
 paths to a result pass), if all of that is element-wise. The last binding of a unit is thus the only
@@ -93,18 +93,25 @@ class _Grouping:
         group = _Growing(anchor)
         self._claim(group, anchor)
         current = anchor
+        ahead: list[Node] = []
         while True:
+            # Behind integers only what makes integers again, so that units end with the smaller
+            # tensors.
+            past = bool(ahead) or op_name_of(current) == "quantize"
             region = self._region(current)
-            if not region or not all(self._joins(group, node) for node in region):
+            if not region or not all(self._joins(anchor, current, n, past) for n in region):
                 return group
-            for node in region:
-                self._claim(group, node)
             current = region[-1]
+            ahead += region
+            if not past or op_name_of(current) == "quantize":
+                for node in ahead:
+                    self._claim(group, node)
+                ahead = []
 
     def _region(self, node: Node) -> list[Node]:
         """Everything behind a node up to where all paths meet again; empty if they do not."""
         meeting = self._meeting[node.index]
-        if meeting is None or op_name_of(node) == "quantize":
+        if meeting is None:
             return []
         found: dict[int, Node] = {}
         pending = [node]
@@ -116,14 +123,16 @@ class _Grouping:
                         pending.append(reader)
         return [found[index] for index in sorted(found)]
 
-    def _joins(self, group: _Growing, node: Node) -> bool:
-        """Whether a node is computed element by element where the group's last result is."""
-        views = not kind_of(group.anchor).windowed
+    def _joins(self, anchor: Node, last: Node, node: Node, past_integers: bool) -> bool:
+        """Whether a node is computed element by element where the last result is."""
+        kind = kind_of(anchor)
+        grows = kind.adds or anchor.role == "elementwise"  # as a gate that is multiplied with
+        have, wanted = elements(last.value), elements(node.value)
         return (
             node.var not in self._owner
-            and (node.role == "elementwise" or (node.role == "view" and views))
-            and not self._widens_integers(node)
-            and elements(node.value) == elements(group.core[-1].value)
+            and (node.role == "elementwise" or (node.role == "view" and not kind.windowed))
+            and (past_integers or not self._widens_integers(node))
+            and (have == wanted or (grows and have < wanted))
         )
 
     def _take_prologue(self, group: _Growing) -> None:

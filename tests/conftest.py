@@ -251,3 +251,77 @@ def staged_bundle() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+_MACHINE = """
+description = "a machine of tests"
+machine = "{name}"
+memory_bytes = {memory_bytes}
+
+[cpu]
+arch = "aarch64"
+triple = "aarch64-linux-gnu"
+mcpu = "cortex-a53"
+mattr = ["+neon"]
+features = ["asimd"]
+cores = {cores}
+vector_bits = 128
+vector_registers = 32
+l1d_bytes = 32768
+l2_bytes = 1048576
+
+[datasheet]
+launch_s = 1e-6
+"""
+
+_ROOF = """
+[[datasheet.roof]]
+threads = {threads}
+peak_flops = {{ float32 = {flops} }}
+bandwidth_bytes_per_s = {bandwidth}
+"""
+
+
+@pytest.fixture
+def edge_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets `edge` (one slow core, 1 MB) and `server` (4 cores, each 20 times as fast)."""
+    folder = tmp_path / "share" / "targets"
+    folder.mkdir(parents=True)
+    edge = _MACHINE.format(name="edge", memory_bytes=1_000_000, cores=1)
+    edge += _ROOF.format(threads=1, flops=1e9, bandwidth=1e9)
+    server = _MACHINE.format(name="server", memory_bytes=0, cores=4)
+    for threads in (1, 4):
+        server += _ROOF.format(threads=threads, flops=20e9 * threads, bandwidth=20e9)
+    (folder / "edge.toml").write_text(edge)
+    (folder / "server.toml").write_text(server)
+    monkeypatch.setenv("TVM_IOVT_PATH", str(folder.parent))
+
+
+def funnel_network() -> onnx.ModelProto:
+    """Convolutions whose tensors get smaller, 1x3x64x64 -> 1x10; names `a`, `b`, `c`, `dense`."""
+    random = np.random.default_rng(11)
+    shapes = {"wa": (16, 3, 3, 3), "wb": (32, 16, 3, 3), "wc": (32, 32, 3, 3), "wd": (10, 512)}
+    constants = {
+        name: (random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    halved = {"pads": [1] * 4, "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["image", "wa"], ["ya"], "a", pads=[1] * 4, strides=[4, 4]),
+        helper.make_node("Relu", ["ya"], ["ra"], "relu_a"),
+        helper.make_node("Conv", ["ra", "wb"], ["yb"], "b", **halved),
+        helper.make_node("Relu", ["yb"], ["rb"], "relu_b"),
+        helper.make_node("Conv", ["rb", "wc"], ["yc"], "c", **halved),
+        helper.make_node("Relu", ["yc"], ["rc"], "relu_c"),
+        helper.make_node("Flatten", ["rc"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "wd"], ["scores"], "dense", transB=1),
+    ]
+    return _model(nodes, {"image": [1, 3, 64, 64]}, {"scores": [1, 10]}, constants)
+
+
+@pytest.fixture(scope="session")
+def funnel_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """File of a small network that may be cut behind any of its convolutions."""
+    path = tmp_path_factory.mktemp("funnel") / "funnel.onnx"
+    onnx.save(funnel_network(), str(path))
+    return path

@@ -169,19 +169,18 @@ def test_integers_have_their_own_peak_and_fall_back_to_float32() -> None:
     assert bound_s(unknown, SPEC, 1) == bound_s(unit, SPEC, 1)
 
 
-def test_weights_of_a_byte_are_multiplied_as_bytes() -> None:
+def test_activations_of_a_byte_are_multiplied_as_bytes() -> None:
     unit = conv(kernel=1, size=56, depth=256, channels=256, kind="pointwise")
-    quantized = dataclasses.replace(unit, bytes_weights=unit.bytes_weights // 4 + 4 * 256)
+    quantized = dataclasses.replace(unit, bytes_in=unit.bytes_in // 4)
     assert unit_laws.arithmetic_of(unit) == "float32"
     assert unit_laws.arithmetic_of(quantized) == "int8"
     assert unit_laws.law_of(quantized) == "int8 pointwise"
-    halves = dataclasses.replace(unit, bytes_weights=unit.bytes_weights // 2)
-    assert unit_laws.arithmetic_of(halves) == "float32"
+    assert bound_s(unit, SPEC, 1) == pytest.approx(4 * bound_s(quantized, SPEC, 1))
     depthwise = conv(kind="depthwise")
-    assert unit_laws.arithmetic_of(depthwise) == "float32"
-    assert unit_laws.least_flops(dataclasses.replace(conv(), bytes_weights=9216 + 128)) == (
-        conv().flops
-    )
+    bytes_out = depthwise.bytes_out // 4
+    assert unit_laws.arithmetic_of(dataclasses.replace(depthwise, bytes_out=bytes_out)) == "float32"
+    whole = dataclasses.replace(conv(), bytes_in=conv().bytes_in // 4)
+    assert unit_laws.least_flops(whole) == conv().flops
 
 
 def test_what_may_vanish_has_no_bound_but_a_time() -> None:

@@ -1,4 +1,4 @@
-"""Numbers of a device in TOML: `[datasheet]`, `[measured]` and `[[link]]` tables, read and written."""
+"""Numbers of a device in TOML: the tables `[datasheet]`, `[measured]` and `[[link]]`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def read_profile(table: Any, path: Path, source: str) -> DeviceProfile:
     rows = reader.tables(table.get("roof"), f"{source}.roof")
     if not rows:
         raise wrong(
-            path, f"{source}.roof", "nothing", f"add a table [[{source}.roof]] for each thread count"
+            path,
+            f"{source}.roof",
+            "nothing",
+            f"add a table [[{source}.roof]] for each thread count",
         )
     roofs = tuple(_read_roof(reader, row, f"{source}.roof[{i}]") for i, row in enumerate(rows))
     threads = [roof.threads for roof in roofs]
@@ -131,9 +134,7 @@ def wrong(path: Path, key: str, value: object, do: str) -> TargetError:
 def _read_roof(reader: _Reader, row: Any, where: str) -> Roof:
     row = reader.table(row, where, _ROOF_KEYS)
     stated = row.get("peak_flops")
-    peaks = reader.table(
-        stated if stated is not None else {}, f"{where}.peak_flops", DTYPES
-    )
+    peaks = reader.table(stated if stated is not None else {}, f"{where}.peak_flops", DTYPES)
     if "float32" not in peaks:
         raise wrong(
             reader.path,
@@ -144,9 +145,7 @@ def _read_roof(reader: _Reader, row: Any, where: str) -> Roof:
     return Roof(
         threads=reader.whole(row, "threads", where, least=1),
         peaks=tuple(
-            DtypePeak(
-                dtype=dtype, flops_per_s=reader.positive(peaks, dtype, f"{where}.peak_flops")
-            )
+            DtypePeak(dtype=dtype, flops_per_s=reader.positive(peaks, dtype, f"{where}.peak_flops"))
             for dtype in peaks
         ),
         bandwidth_bytes_per_s=reader.positive(row, "bandwidth_bytes_per_s", where),
@@ -209,9 +208,7 @@ class _Reader:
             raise wrong(self.path, f"{where}.{key}", value, "write a text in quotes")
         return value
 
-    def number(
-        self, table: Mapping[str, Any], key: str, where: str, *, least: float
-    ) -> float:
+    def number(self, table: Mapping[str, Any], key: str, where: str, *, least: float) -> float:
         value = table.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise wrong(self.path, f"{where}.{key}", value, "write a number")

@@ -349,7 +349,7 @@ class PartitionPlan:
     Attributes:
         stages: In the order in which they run.
         objective: `whole`, `cuts` (stated by the user), or what was minimised: `latency`,
-            `throughput`, `memory`, `energy`, `paper`.
+            `throughput`, `memory`, `energy`, `paper`, `pareto`.
         reason: Why this one, in a sentence or two.
         prediction: None for a network that was not planned.
         alternatives: That it was compared with, best first.

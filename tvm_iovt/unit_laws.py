@@ -24,6 +24,7 @@ _TILE = 8
 """Largest tile that Winograd kernels read along an axis, with the border of the window."""
 
 _WINOGRAD = ("conv", "grouped")
+_PRODUCTS = ("conv", "pointwise", "grouped", "transposed", "matmul")
 _DTYPE_FALLBACK = "float32"
 
 _FALLBACKS = {
@@ -31,8 +32,7 @@ _FALLBACKS = {
     "conv 3x3/2": ("conv",),
     "conv": ("pointwise", "conv 3x3/2"),
     "pointwise": ("conv", "matmul"),
-    "depthwise": ("depthwise/2", "pool"),
-    "depthwise/2": ("depthwise", "pool"),
+    "depthwise": ("pool", "grouped"),
     "grouped": ("conv", "depthwise"),
     "transposed": ("conv", "pointwise"),
     "matmul": ("pointwise",),
@@ -53,8 +53,6 @@ def law_of(unit: Unit) -> str:
     kind = unit.kind
     if kind == "conv" and unit.kernel == (3, 3) and _stride(unit) <= 2:
         kind = f"conv 3x3/{_stride(unit)}"
-    elif kind == "depthwise" and _stride(unit) > 1:
-        kind = "depthwise/2"
     dtype = arithmetic_of(unit)
     return kind if dtype == _DTYPE_FALLBACK else f"{dtype} {kind}"
 
@@ -74,21 +72,16 @@ def laws_like(name: str) -> tuple[str, ...]:
 
 
 def arithmetic_of(unit: Unit) -> str:
-    """The type that a unit computes in: weights of a byte each are multiplied as bytes.
+    """The type that a unit computes in: activations of a byte each are multiplied as bytes.
 
     In the graph of a quantized model a convolution is one of float32 between conversions; kernels
-    take the conversions in.
+    take the conversions in. Depthwise ones have no use for products of bytes, and widen them.
     """
-    if unit.dtype != _DTYPE_FALLBACK or not unit.bytes_weights:
+    if unit.dtype != _DTYPE_FALLBACK or unit.kind not in _PRODUCTS:
         return unit.dtype
-    depth, channels = _channels(unit.shape_in), _channels(unit.shape_out)
-    if unit.kind == "matmul":
-        weights = math.prod(unit.shape_in[1:]) * channels
-    elif unit.kernel:
-        weights = math.prod(unit.kernel) * channels * max(depth // max(unit.groups, 1), 1)
-    else:
-        return unit.dtype
-    return "int8" if unit.bytes_weights < 2 * weights else unit.dtype
+    read, written = math.prod(unit.shape_in), math.prod(unit.shape_out)
+    quantized = 0 < unit.bytes_in < 2 * read or 0 < unit.bytes_out < 2 * written
+    return "int8" if quantized else unit.dtype
 
 
 def peak_of(roof: Roof, dtype: str) -> float:
@@ -155,7 +148,9 @@ def terms(unit: Unit, roof: Roof, lanes: int, cache_bytes: int) -> np.ndarray:
     own = max(channels // unit.groups, 1) if unit.kind == "grouped" else channels
     empty_lanes = math.ceil(own / lanes) * lanes / own - 1
     tile = 4 if unit.kind == "conv" else 1
-    empty_tiles = math.ceil(height / tile) * math.ceil(width / tile) * tile**2 / (height * width) - 1
+    empty_tiles = (
+        math.ceil(height / tile) * math.ceil(width / tile) * tile**2 / (height * width) - 1
+    )
     spilled = max(unit.bytes_weights - cache_bytes / 2, 0.0)
     far = max(unit.bytes_in + unit.bytes_out - cache_bytes, 0.0)
     return np.array(
@@ -165,7 +160,7 @@ def terms(unit: Unit, roof: Roof, lanes: int, cache_bytes: int) -> np.ndarray:
             work_s / per_group,
             work_s / max(channels, 1),
             work_s * min(empty_lanes, 4.0),
-            work_s * min(empty_tiles, 4.0),
+            work_s * min(empty_tiles, 1.25),
             work_s / math.sqrt(height * width),
             unit.bytes_in / cache,
             unit.bytes_out / cache,
@@ -211,7 +206,7 @@ def fit_laws(
 
 
 _ROUNDS = 6
-_RIDGE = 1e-4
+_RIDGE = 1e-3
 
 
 def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -240,7 +235,8 @@ def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
             found = found + step * (trial - found)
             active &= found > 1e-14
             found[~active] = 0.0
-    return found / scale
+    coefficients: np.ndarray = found / scale
+    return coefficients
 
 
 def _cache_speed(roof: Roof) -> float:

@@ -8,6 +8,7 @@ are taken to miss the roofline by as much as they usually do.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,11 +110,14 @@ def bound_s(unit: Unit, spec: TargetSpec, threads: int = 0) -> float:
     nbytes = compulsory_bytes(unit)
     cache = roof.cache_bandwidth_bytes_per_s
     far = max(nbytes - profile.cache_bytes, 0.0) if profile.cache_bytes else 0.0
-    return max(
-        least_flops(unit) / peak_of(roof, arithmetic_of(unit)),
-        nbytes / cache if cache else 0.0,
-        far / roof.bandwidth_bytes_per_s,
-    ) / doubt
+    return (
+        max(
+            least_flops(unit) / peak_of(roof, arithmetic_of(unit)),
+            nbytes / cache if cache else 0.0,
+            far / roof.bandwidth_bytes_per_s,
+        )
+        / doubt
+    )
 
 
 def unit_time_s(unit: Unit, spec: TargetSpec, threads: int = 0) -> float:
@@ -134,9 +138,7 @@ def unit_time_s(unit: Unit, spec: TargetSpec, threads: int = 0) -> float:
     fits = _fits_for(unit, profile)
     if not fits:
         return _usual_s(unit, spec, profile, count)
-    return _between(
-        count, [(fit.threads, _fitted_s(unit, spec, profile, fit)) for fit in fits]
-    )
+    return _between(count, [(fit.threads, _fitted_s(unit, spec, profile, fit)) for fit in fits])
 
 
 def fit_kind(
@@ -195,9 +197,7 @@ def roof_of(profile: DeviceProfile, threads: int) -> Roof:
             )
             for peak in below.peaks
         ),
-        bandwidth_bytes_per_s=_mix(
-            below.bandwidth_bytes_per_s, above.bandwidth_bytes_per_s, share
-        ),
+        bandwidth_bytes_per_s=_mix(below.bandwidth_bytes_per_s, above.bandwidth_bytes_per_s, share),
         shared_bandwidth_bytes_per_s=_mix(
             below.shared_bandwidth_bytes_per_s, above.shared_bandwidth_bytes_per_s, share
         ),
@@ -243,9 +243,7 @@ def _fits_for(unit: Unit, profile: DeviceProfile) -> tuple[KindFit, ...]:
 
 def _fitted_s(unit: Unit, spec: TargetSpec, profile: DeviceProfile, fit: KindFit) -> float:
     row = _terms(unit, spec, roof_of(profile, fit.threads))
-    return _clipped(
-        float(row @ np.asarray(fit.coefficients)), unit, spec, profile, fit.threads
-    )
+    return _clipped(float(row @ np.asarray(fit.coefficients)), unit, spec, profile, fit.threads)
 
 
 def _usual_s(unit: Unit, spec: TargetSpec, profile: DeviceProfile, threads: int) -> float:
@@ -266,7 +264,10 @@ def _clipped(
     least = bound_s(unit, spec, threads)
     cache = roof.cache_bandwidth_bytes_per_s or roof.bandwidth_bytes_per_s
     most = MOST * max(
-        least, unit.flops / peak_of(roof, arithmetic_of(unit)), unit.nbytes / cache, profile.launch_s
+        least,
+        unit.flops / peak_of(roof, arithmetic_of(unit)),
+        unit.nbytes / cache,
+        profile.launch_s,
     )
     return min(max(seconds, least), most) + profile.launch_s
 
@@ -275,7 +276,7 @@ def _between(threads: int, known: Sequence[tuple[int, float]]) -> float:
     """Seconds at a number of threads from those at others, `serial + parallel / threads`."""
     if threads <= known[0][0]:
         return known[0][1] * known[0][0] / threads
-    for (few, few_s), (many, many_s) in zip(known, known[1:], strict=False):
+    for (few, few_s), (many, many_s) in itertools.pairwise(known):
         if threads <= many:
             share = (1 / few - 1 / threads) / (1 / few - 1 / many)
             return few_s + share * (many_s - few_s)
@@ -285,4 +286,3 @@ def _between(threads: int, known: Sequence[tuple[int, float]]) -> float:
 def _terms(unit: Unit, spec: TargetSpec, roof: Roof) -> np.ndarray:
     lanes = spec.gpu.thread_warp_size if spec.gpu is not None else spec.cpu.vector_bits // 32
     return terms(unit, roof, max(lanes, 1), spec.cpu.l2_bytes)
-

@@ -117,7 +117,7 @@ def _by_stages(
         tolerance=manifest.tolerance.stated(rtol, atol),
         reference=manifest.reference,
     )
-    return Check(deployment=deployment.name, where=where, discrepancy=found)
+    return Check(deployment=deployment.name, where=where.removeprefix("under "), discrepancy=found)
 
 
 def evaluate_data(

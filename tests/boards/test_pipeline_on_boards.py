@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,52 @@ def test_an_emulated_board_that_dies_in_the_middle(
     assert 50 <= kept < 70
     assert "emulated" in str(caught.value)
     np.testing.assert_array_equal(stored(tmp_path / "some"), stored(tmp_path / "all")[:kept])
+
+
+def test_the_command_ends_with_5_when_its_board_dies(
+    own_lab: Any, cut: Path, tmp_path: Path, processes: Any
+) -> None:
+    own_lab.start_tracker()
+    board = own_lab.start_board("fragile", "--name", "on-the-roof")
+    command = [sys.executable, "-m", "tvm_iovt", "run", str(cut), "sample:100000000"]
+    command += ["--pipeline", "--tracker", str(own_lab.tracker), "--board", "board=fragile"]
+    running = own_lab.start("run", [*command, "--output", str(tmp_path / "out")])
+    processes.until(lambda: list(tmp_path.glob("out/frames-*.npz")))
+    for pid in [*processes.descendants(board.process.pid), board.process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    assert running.process.wait(20) == 5
+    kept = sum(len(np.load(file)["sums"]) for file in tmp_path.glob("out/frames-*.npz"))
+    assert f"{kept} frames are done and kept in {tmp_path / 'out'}" in running.text
+    assert f"frame {kept}" in running.text
+    assert "on-the-roof" in running.text
+    assert "frames/s" in running.text
+    assert "Traceback" not in running.text
+
+
+def test_a_stream_goes_on_when_another_board_is_busy(
+    lab: Any, board: Any, tmp_path: Path, staged_bundle: Any
+) -> None:
+    """`cut` promises too much, but the board of the other deployment cannot be had."""
+    host = ("host", staged_bundle.HOST)
+    first, second = ("board", staged_bundle.HOST), ("second", staged_bundle.HOST)
+    path = staged_bundle.write(
+        tmp_path / "b.iovt",
+        (host, first, host),
+        {"other": (second, second, second)},
+        {"cut": 1e-9, "other": 2e-9},
+    )
+    write_stream(tmp_path / "frames.npz", 300)
+    request = lab.request("shared", wait_s=1)
+    outcome = run_pipeline(
+        path,
+        str(tmp_path / "frames.npz"),
+        boards={"board": request, "second": request},
+        adapt=True,
+        output=tmp_path / "out",
+    )
+    assert outcome.frames == 300
+    assert outcome.deployment.name == "cut"
+    (refused,) = outcome.switches
+    assert not refused.made
+    assert "busy" in refused.reason
+    check(stored(tmp_path / "out"), tmp_path / "frames.npz", staged_bundle)

@@ -51,6 +51,8 @@ def test_bundle_is_complete_and_verified(compiled: compiler.Compilation) -> None
     assert arm.discrepancy is None
     assert "not run here" in arm.verified
     assert leftovers(compiled.path) == [
+        "arm.plan.json",
+        "host.plan.json",
         "manifest.json",
         "report.html",
         "sample.npz",

@@ -194,8 +194,9 @@ def test_a_full_disk_does_not_hide_the_first_error(
         raise UsageError("Cannot write it", seen="No space left on device")
 
     monkeypatch.setattr(run_module.FrameStore, "flush", broken)
-    with pytest.raises(PipelineError, match="Cannot write it"):
+    with pytest.raises(PipelineError, match="Cannot write it") as caught:
         run_pipeline(cut, str(stream), output=tmp_path / "out")
+    assert f"{FRAMES} frames are done, of which 0 could be kept" in caught.value.do
 
 
 @pytest.fixture(scope="module")

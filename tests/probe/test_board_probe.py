@@ -66,9 +66,9 @@ def test_board_is_measured_by_differences() -> None:
     assert found.links[0].latency_s == pytest.approx(1e-3, rel=0.01)
     kinds = {fit.kind: fit for fit in found.profile.fits}
     assert {"pointwise", "conv 3x3/1", "depthwise", "pool"} == set(kinds)
-    from tvm_iovt.unit_times import unit_time_s
-
     import dataclasses
+
+    from tvm_iovt.unit_times import unit_time_s
 
     spec = dataclasses.replace(board.spec, profile=found.profile)
     unit = board.unit("pointwise", 96, 20, 20)

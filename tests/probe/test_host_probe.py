@@ -97,9 +97,7 @@ class FakeTimer:
             for u in units
         )
         whole_s = sum(k.seconds for k in kernels)
-        return TimedNetwork(
-            name=family, units=units, kernels=kernels, whole_s=whole_s, spread=0.01
-        )
+        return TimedNetwork(name=family, units=units, kernels=kernels, whole_s=whole_s, spread=0.01)
 
 
 @pytest.fixture

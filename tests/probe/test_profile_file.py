@@ -111,7 +111,9 @@ def test_tables_of_the_user_behind_the_measurements_stay(tmp_path: Path) -> None
     assert targets.load(str(path)).profile == PROFILE
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "board.toml"
     path.write_text(BOARD)
 

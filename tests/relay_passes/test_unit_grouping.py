@@ -51,12 +51,16 @@ def conv(net: Any, x: Any) -> Any:
             lambda n, x: (lambda a, b: n.add(b, n.relu(a)))(conv(n, x), conv(n, x)),
             [["conv2d", "relu"], ["conv2d", "add"]],
         ),
-        # A gate is smaller than what it is multiplied with.
+        # A gate is multiplied with a larger tensor where it is computed; an average is not.
         (
             lambda n, x: n.call(
                 "multiply", x, n.call("sigmoid", conv(n, n.call("mean", x, [2, 3], True)))
             ),
-            [["mean"], ["conv2d", "sigmoid"], ["multiply"]],
+            [["mean"], ["conv2d", "sigmoid", "multiply"]],
+        ),
+        (
+            lambda n, x: n.call("multiply", x, n.call("mean", x, [2, 3], True)),
+            [["mean"], ["multiply"]],
         ),
         # Before an operator that sums products nothing is computed, before a copy or a sum it is.
         (lambda n, x: conv(n, n.relu(x)), [["relu"], ["conv2d"]]),
@@ -114,13 +118,14 @@ def test_a_cut_lies_at_the_integers() -> None:
     def body(net, x):
         q = quantize(net, x)
         c = quantize(net, net.relu(conv(net, dequantize(net, q))))
-        total = quantize(net, net.add(dequantize(net, c), dequantize(net, q)))
+        d = quantize(net, conv(net, dequantize(net, c)))
+        total = quantize(net, net.add(dequantize(net, d), dequantize(net, q)))
         return dequantize(net, total)
 
     assert groups(body) == [
         ["quantize"],
         ["dequantize", "conv2d", "relu", "quantize"],
-        ["dequantize", "dequantize", "add", "quantize"],
+        ["dequantize", "conv2d", "quantize", "dequantize", "dequantize", "add", "quantize"],
         ["dequantize"],
     ]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tvm_iovt.cli.option_groups import GroupedCommand
 from tvm_iovt.cli.options import (
     common_options,
     input_shape_option,
@@ -15,17 +16,36 @@ from tvm_iovt.cli.options import (
     plan_options,
     print_json,
 )
+from tvm_iovt.cli.plan_modes import DEFAULT, Asked, mode_of, other_plan_options, run_mode
 
 if TYPE_CHECKING:
     from tvm_iovt.planning.plan_file import PlanFile
 
 
-@click.command("plan")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.command(
+    "plan",
+    cls=GroupedCommand,
+    groups={
+        "Other plans": (
+            "pareto",
+            "memory_share",
+            "edge_memory",
+            "trace",
+            "frame_interval",
+            "split",
+        ),
+        "The network": ("input_shapes", "fuse", "precision", "winograd"),
+        "Output": ("output", "as_json", "verbosity", "config", "help"),
+    },
+)
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--targets",
     required=True,
-    help="Comma-separated devices, such as host,arm or host/1,host/1 (two stages of a thread each).",
+    help="Comma-separated devices, such as host,arm or host/1,host/1 (two stages, each of a "
+    "thread).",
 )
 @plan_options
 @click.option(
@@ -33,6 +53,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Time the operators on this machine's CPU, in place of predicting them.",
 )
+@other_plan_options
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write the plan, for compile --plan."
 )
@@ -40,12 +61,18 @@ if TYPE_CHECKING:
 @kernel_options
 @common_options
 def plan_command(
-    model: Path,
+    models: tuple[Path, ...],
     targets: str,
     objective: str | None,
     cuts: str,
     links: tuple[str, ...],
     measure: bool,
+    pareto: bool,
+    memory_share: float | None,
+    edge_memory: str,
+    trace: Path | None,
+    frame_interval: str,
+    split: bool,
     output: Path | None,
     input_shapes: tuple[str, ...],
     fuse: str,
@@ -59,6 +86,12 @@ def plan_command(
     Prints the stages, what is expected of them, why each cut lies where it does, and what the plan
     was compared with; -v adds every unit's time on every device. The file that -o writes can be
     edited (move names of units from one stage to another) and built with `compile --plan`.
+
+    Several models, each on an edge device of its own (the first target), share the cores of a
+    server (the second target), so that their longest latency is least.
+
+    With several models, --pareto and --trace the frames come from the first target, and --link is
+    of the way between the two.
     """
     from tvm_iovt.cli.progress import steps
     from tvm_iovt.frontend.shapes import parse_input_shapes
@@ -66,6 +99,19 @@ def plan_command(
     from tvm_iovt.planning.plan_file import write_plan
     from tvm_iovt.types import to_json
 
+    asked = Asked(
+        models=models,
+        pareto=pareto,
+        trace=trace,
+        split=split,
+        objective=objective,
+        cuts=cuts,
+        memory_share=memory_share,
+        edge_memory=edge_memory,
+        frame_interval=frame_interval,
+        output=output,
+    )
+    mode = mode_of(asked)
     options = PlanOptions(
         targets=targets,
         objective=objective or ("" if cuts else "latency"),
@@ -77,6 +123,10 @@ def plan_command(
         precision=precision,
         winograd=winograd,
     )
+    if mode != DEFAULT:
+        run_mode(mode, asked, options, as_json=as_json, verbosity=verbosity)
+        return
+    model = models[0]
     with steps() as progress:
         file = plan_model(model, options, progress=progress)
     if output is not None:

@@ -186,7 +186,7 @@ def _write(folder: Path, manifest: Manifest, built: Contents) -> Manifest:
     """Write the report, then the manifest that records it; returns that."""
     from tvm_iovt.report.html import html_report
 
-    (folder / REPORT).write_text(html_report(manifest), encoding="utf-8")
+    (folder / REPORT).write_text(html_report(manifest, built.plan_of), encoding="utf-8")
     recorded = dataclasses.replace(manifest, report=bundle.record(folder, REPORT))
     bundle.save_manifest(folder, recorded)
     return recorded

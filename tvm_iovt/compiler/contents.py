@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_iovt import bundle, targets
 from tvm_iovt.compiler.options import CompileOptions
-from tvm_iovt.errors import UsageError
+from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.planning.plan_file import PlanFile
 from tvm_iovt.stages.deployment import build_plan, build_whole
 from tvm_iovt.stages.graph import annotate, run_graph_passes
@@ -32,12 +32,14 @@ class Contents:
         decisions: Of the frontend, the passes and the lowering.
         plans: That were made, the chosen one first.
         annotated: The graph that they cut, with the costs of its units; None without plans.
+        plan_of: The plan file of each deployment, by its name.
     """
 
     deployments: tuple[Deployment, ...]
     decisions: tuple[Decision, ...]
     plans: tuple[PlanFile, ...] = ()
     annotated: Any = None
+    plan_of: Mapping[str, PlanFile] = field(default_factory=dict)
 
 
 def build_whole_networks(
@@ -51,14 +53,35 @@ def build_whole_networks(
     """The whole network for each target, and the plan for a board of several devices."""
     decisions = list(network.decisions)
     deployments = []
+    plan_of = {}
     for number, spec in enumerate(specs, start=1):
         progress(f"building for {spec.name} ({number} of {len(specs)})")
         module, made = run_graph_passes(network, (spec,), options.fuse)
         deployment, notes = build_whole(network, module, spec, builder, folder)
+        file = _prediction_for(network, module, spec)
+        if file is not None:
+            plan_of[spec.name] = file
+            deployment = dataclasses.replace(
+                deployment,
+                plan=dataclasses.replace(deployment.plan, prediction=file.plan.prediction),
+                plan_file=_record_plan(folder, spec.name, file),
+            )
         # What is decided alike for several targets is told once.
         decisions += [decision for decision in (*made, *notes) if decision not in decisions]
         deployments.append(deployment)
-    return Contents(deployments=tuple(deployments), decisions=tuple(decisions))
+    return Contents(deployments=tuple(deployments), decisions=tuple(decisions), plan_of=plan_of)
+
+
+def _prediction_for(network: Network, module: Any, spec: TargetSpec) -> PlanFile | None:
+    """What is expected of the whole network; None if its units cannot be told apart."""
+    import relay_passes
+    from tvm_iovt.planning.network_plan import plan_whole
+
+    try:
+        graph = relay_passes.cost_graph(module, network.inputs, network.outputs)
+        return plan_whole(network.name, network.sha256, graph, spec)
+    except IovtError:
+        return None  # it can be compiled and run all the same
 
 
 def is_one_board(specs: Sequence[TargetSpec]) -> bool:
@@ -93,6 +116,7 @@ def with_board_plan(
         decisions=tuple(dict.fromkeys((*built.decisions, *planned.decisions))),
         plans=plans,
         annotated=annotated,
+        plan_of={**built.plan_of, **planned.plan_of},
     )
 
 
@@ -125,11 +149,13 @@ def _build(
 ) -> Contents:
     deployments: list[Deployment] = []
     notes: list[Decision] = []
+    plan_of = {}
     for file in plans:
         name = _plan_name(file, [deployment.name for deployment in deployments])
         count = len(file.plan.stages)
         progress(f"building {name} in {count} stage{'s' if count > 1 else ''}")
         deployment, made = build_plan(name, annotated, file.plan, file.targets, builder, folder)
+        plan_of[name] = file
         record = _record_plan(folder, name, file)
         deployments.append(dataclasses.replace(deployment, plan_file=record))
         notes += [note for note in made if note not in notes]
@@ -138,6 +164,7 @@ def _build(
         decisions=tuple(notes),
         plans=plans,
         annotated=annotated,
+        plan_of=plan_of,
     )
 
 

@@ -174,8 +174,42 @@ def _choose(
     fewest = min(k for k, one in found.by_count.items() if one.value(objective) <= bound)
     chosen = found.by_count[fewest]
     if fewest > 1 and objective in (THROUGHPUT, MEMORY):
-        chosen = of_less_latency(evaluator, objective, order, found, chosen, bound)
+        faster = of_less_latency(evaluator, objective, order, found, chosen, bound)
+        if _product(faster, objective) < _product(chosen, objective):
+            chosen = faster
+    return _in_order_of_devices(evaluator, objective, chosen) if order is None else chosen
+
+
+def _product(found: Evaluation, objective: str) -> float:
+    """Smaller where more latency is gained than is lost of the objective, relatively."""
+    return found.prediction.latency_s * found.value(objective)
+
+
+def _in_order_of_devices(evaluator: Evaluator, objective: str, chosen: Evaluation) -> Evaluation:
+    """The same stages with equal devices in the order in which they are named."""
+    stages = list(chosen.placement.stages)
+    for first in range(len(stages)):
+        for second in range(first + 1, len(stages)):
+            if stages[first][0] < stages[second][0]:
+                continue
+            swapped = list(stages)
+            swapped[first] = (stages[second][0], stages[first][1])
+            swapped[second] = (stages[first][0], stages[second][1])
+            found = evaluator.evaluate(Placement(stages=tuple(swapped)))
+            if _as_good(found, chosen, objective):
+                stages, chosen = swapped, found
     return chosen
+
+
+def _as_good(found: Evaluation, chosen: Evaluation, objective: str) -> bool:
+    return not found.obstacle and all(
+        a <= b * (1 + ROUNDING)
+        for a, b in (
+            (found.value(objective), chosen.value(objective)),
+            (found.prediction.latency_s, chosen.prediction.latency_s),
+            (found.prediction.period_s, chosen.prediction.period_s),
+        )
+    )
 
 
 def _reason(

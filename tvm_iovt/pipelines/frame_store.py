@@ -31,6 +31,10 @@ class FrameStore:
     Args:
         folder: Made if it is missing.
 
+    Attributes:
+        folder: Likewise.
+        written: Frames that are in it.
+
     Raises:
         UsageError: It holds frames already, or cannot be written.
     """
@@ -38,7 +42,7 @@ class FrameStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._waiting: list[dict[str, npt.NDArray[Any]]] = []
-        self._first = 0
+        self.written = 0
         self._bytes = 0
         self._flushed_s = time.monotonic()
         try:
@@ -81,15 +85,15 @@ class FrameStore:
         self._flushed_s = time.monotonic()
         if not self._waiting:
             return
-        last = self._first + len(self._waiting) - 1
+        last = self.written + len(self._waiting) - 1
         stacks = {
             name: np.stack([outputs[name] for outputs in self._waiting])
             for name in self._waiting[0]
         }
         content = io.BytesIO()
         np.savez(content, **stacks)  # type: ignore[arg-type]
-        name = f"frames-{self._first:08d}-{last:08d}.npz"
+        name = f"frames-{self.written:08d}-{last:08d}.npz"
         write_atomically(self.folder / name, content.getvalue())
-        self._first = last + 1
+        self.written = last + 1
         self._waiting.clear()
         self._bytes = 0

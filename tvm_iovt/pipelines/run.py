@@ -42,6 +42,7 @@ class PipelineOutcome:
         timeline: When each stage of `deployment` did what.
         switches: Changes from one deployment to another, of a run that adapts.
         outputs: Folder of the finished frames' outputs; None if none was asked for.
+        written: Frames in it: all, unless it could not be written.
     """
 
     model_name: str
@@ -54,11 +55,12 @@ class PipelineOutcome:
     timeline: Timeline
     switches: tuple[Switch, ...]
     outputs: Path | None
+    written: int
 
     @property
     def kept(self) -> str:
         """How many frames are done and where they are, in words."""
-        return _kept(self.frames, self.outputs)
+        return _kept(self.frames, self.outputs, self.written)
 
 
 class PipelineError(IovtError):
@@ -127,15 +129,7 @@ def run_pipeline(
     libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
     ffi = libtvm.load(packed)
     requests = dict(boards or {})
-    if adapt:
-        candidates = prepared_deployments(path, manifest, requests)
-        if target not in ("", *(d.name for d in candidates)):
-            choose_deployment(path, manifest, target, requests)  # which may know why
-            raise BundleError(
-                f"{target} has no predicted times", do="begin with another one, or do not adapt"
-            )
-    else:
-        candidates = (choose_deployment(path, manifest, target, requests),)
+    candidates = _candidates(path, manifest, target, requests, adapt=adapt)
     frames = _frames(path, manifest, source, preprocess)
     total = min(frames.count or 0, limit) if limit else frames.count or 0
     store = FrameStore(output) if output is not None else None
@@ -170,6 +164,7 @@ def run_pipeline(
                 timeline=stream.timeline(),
                 switches=tuple(stream.switches),
                 outputs=output,
+                written=store.written if store else 0,
             )
 
         progress(f"running {stream.deployment.name} on {frames.name}")
@@ -189,9 +184,24 @@ def run_pipeline(
         except BaseException:
             devices.kill()  # nobody waits for what a board has yet to answer
             _keep(store)
-            progress(f"interrupted: {_kept(done, output)}")
+            progress(f"interrupted: {_kept(done, output, store.written if store else 0)}")
             raise
         return outcome()
+
+
+def _candidates(
+    path: Path, manifest: Manifest, target: str, boards: Mapping[str, BoardRequest], *, adapt: bool
+) -> tuple[Deployment, ...]:
+    """The deployments that the frames may go through."""
+    if not adapt:
+        return (choose_deployment(path, manifest, target, boards),)
+    found = prepared_deployments(path, manifest, boards)
+    if target not in ("", *(deployment.name for deployment in found)):
+        choose_deployment(path, manifest, target, boards)  # which may know why
+        raise BundleError(
+            f"{target} has no predicted times", do="begin with another one, or leave out --adapt"
+        )
+    return found
 
 
 def _frames(path: Path, manifest: Manifest, source: str, preprocess: str) -> FrameSource:
@@ -203,9 +213,13 @@ def _frames(path: Path, manifest: Manifest, source: str, preprocess: str) -> Fra
     return open_frames(source, manifest.inputs, recipe, sample)
 
 
-def _kept(frames: int, outputs: Path | None) -> str:
+def _kept(frames: int, outputs: Path | None, written: int) -> str:
     words = f"{frames} frame{'s are' if frames != 1 else ' is'} done"
-    return words if outputs is None else f"{words} and kept in {outputs}"
+    if outputs is None:
+        return words
+    if written != frames:
+        return f"{words}, of which {written} could be kept in {outputs}"
+    return f"{words} and kept in {outputs}"
 
 
 def _keep(store: FrameStore | None) -> None:

@@ -139,6 +139,29 @@ def plan_network(
     )
 
 
+def plan_whole(name: str, sha256: str, graph: CostGraph, spec: TargetSpec) -> PlanFile:
+    """The whole network on one target, with what is predicted of it, whatever its memory."""
+    rows = UnitRows(graph, (spec,), None, lambda _: None)
+    problem, _, source, _ = _problem(graph, (spec,), rows, ())
+    problem = dataclasses.replace(
+        problem, devices=tuple(dataclasses.replace(d, memory_bytes=0) for d in problem.devices)
+    )
+    chosen = dataclasses.replace(
+        plan_cuts(problem, (), (0,), source=source),
+        objective="whole",
+        reason=f"the whole network on {spec.name}",
+        alternatives=(),
+    )
+    return PlanFile(
+        model_name=name,
+        model_sha256=sha256,
+        targets=(spec,),
+        graph=graph,
+        unit_s=problem.unit_s,
+        plan=chosen,
+    )
+
+
 def _problem(
     graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, links: Sequence[str]
 ) -> tuple[Problem, tuple[tuple[float, ...], ...], str, float]:
@@ -175,7 +198,7 @@ def _planned(
 def _stated_cuts(
     graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
 ) -> _Candidate:
-    problem, measured, source, _ = _problem(graph, specs, rows, request.links)
+    problem, measured, source, noise = _problem(graph, specs, rows, request.links)
     try:
         positions = [graph.position_after(cut) for cut in request.cuts]
     except IovtError as error:
@@ -189,7 +212,7 @@ def _stated_cuts(
             ),
             do="name them in the order of the network, each once, and not its last unit",
         )
-    chosen = plan_cuts(problem, positions, range(len(specs)), source=source)
+    chosen = plan_cuts(problem, positions, range(len(specs)), source=source, noise=noise)
     return _Candidate(
         specs=tuple(specs),
         problem=problem,

@@ -9,6 +9,7 @@ from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.errors import UsageError
 from tvm_iovt.partition.planner import plan_stated
 from tvm_iovt.partition.problem import Problem
+from tvm_iovt.planning.edge_server import edge_and_server
 from tvm_iovt.planning.links import parse_links
 from tvm_iovt.planning.places import devices_of, routes_of
 from tvm_iovt.planning.plan_file import PlanFile
@@ -38,7 +39,11 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
             do="give compile the same --fuse and --input-shape as plan, or plan again",
         )
     specs = file.targets
-    stated = parse_links(links, [spec.name for spec in specs]) if links else file.links
+    stated = file.links
+    if links and file.home:
+        stated = edge_and_server(specs, links).stated
+    elif links:
+        stated = parse_links(links, [spec.name for spec in specs])
     problem = Problem(
         graph=graph,
         devices=devices_of(specs),

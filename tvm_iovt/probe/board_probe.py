@@ -14,8 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tvm_iovt.probe.host_probe import HEADROOM, LOADS, Progress, fit_all
 from tvm_iovt.probe.report import Finding, ProbeResult
 from tvm_iovt.types import DeviceProfile, DtypePeak, Link, Roof, TargetSpec
@@ -28,7 +26,7 @@ _COPIES = (4096, 65536)
 _MEMORY_ELEMENTS = 4 << 20
 _STARTS = 21
 _LAYOUT = (64, 28, 28)
-_REPEAT = 9
+SESSION = "tvm_iovt.probe.board_session:ProbeSession"
 _LIMIT_S = 1800.0
 
 # Kind, channels, height and width: small and large ones of the layers that networks are made of.
@@ -72,7 +70,10 @@ def probe_board(
     from tvm_iovt.boards.session import BoardRequest
 
     request = BoardRequest(
-        tracker=parse_address(tracker, what="tracker"), key=key, limit_s=_LIMIT_S
+        tracker=parse_address(tracker, what="tracker"),
+        key=key,
+        limit_s=_LIMIT_S,
+        service=SESSION,
     )
     progress(f"connecting to a board of key {key}")
     with connect(request) as session, tempfile.TemporaryDirectory() as folder:
@@ -142,15 +143,11 @@ def fit_link(name: str, echoes: dict[int, list[float]]) -> Link:
     """
     medians = sorted((size, statistics.median(times) / 2) for size, times in echoes.items())
     slopes = [
-        (b_s - a_s) / (b - a)
-        for i, (a, a_s) in enumerate(medians)
-        for b, b_s in medians[i + 1 :]
+        (b_s - a_s) / (b - a) for i, (a, a_s) in enumerate(medians) for b, b_s in medians[i + 1 :]
     ]
     slope = max(statistics.median(slopes), 1e-13)
     latency_s = max(medians[0][1] - slope * medians[0][0], 1e-7)
-    return Link(
-        src=name, dst="host", bytes_per_s=1 / slope, latency_s=latency_s, source="measured"
-    )
+    return Link(src=name, dst="host", bytes_per_s=1 / slope, latency_s=latency_s, source="measured")
 
 
 class _Board:
@@ -163,7 +160,7 @@ class _Board:
         self._linker = find_linker(spec.cpu, prefer=spec.cross_compiler)
         self._built = 0
         self.name = session.label
-        self.threads = int(session.call("setting threads", "use_threads", spec.cpu.cores))
+        self.threads = int(session.call("setting threads", "set_threads", spec.cpu.cores))
         cpu = dataclasses.replace(spec.cpu, cores=self.threads)
         self.spec = dataclasses.replace(spec, cpu=cpu)
 
@@ -174,7 +171,6 @@ class _Board:
 
     def seconds(self, family: str, *arguments: Any) -> float:
         """Seconds of one run of a network of `micro_networks`."""
-        from tvm_iovt.boards.rpc_session import RemoteStage
         from tvm_iovt.build.stage import build_stage
         from tvm_iovt.probe import micro_networks
 
@@ -182,17 +178,9 @@ class _Board:
         self._built += 1
         library = self._folder / f"probe{self._built}.so"
         build_stage(module, self.spec, self._linker, library)
-        stage = RemoteStage(library=library, kind="llvm", inputs=("x",), outputs=("y",))
-        step = f"timing {family}"
-        number = self._session.call(step, "load", (stage,), ("y",))
         try:
-            # Sent whole, an array of megabytes would measure the link.
-            self._session.call(step, "run", number, {"x": np.ones(shape, np.float32)})
-            first = min(self._session.call(step, "time_device", number, 1, 2))
-            calls = max(min(int(0.02 / max(first, 1e-7)), 2000), 1)
-            return float(min(self._session.call(step, "time_device", number, calls, _REPEAT)))
+            return float(self._session.call(f"timing {family}", "seconds", library, shape))
         finally:
-            self._session.call(step, "unload", number)
             library.unlink(missing_ok=True)
 
     def unit(self, kind: str, channels: int, height: int, width: int) -> Any:

@@ -68,7 +68,7 @@ class ChainBuilder:
         x: Value,
         channels: int,
         kernel: int,
-        stride: int = 1,
+        stride: int | tuple[int, int] = 1,
         *,
         groups: int = 1,
         activation: str = "relu",
@@ -78,11 +78,13 @@ class ChainBuilder:
         batch, depth, height, width = x.shape
         weight = self._weight((channels, depth // groups, kernel, kernel))
         pad = kernel // 2
+        strides = (stride, stride) if isinstance(stride, int) else stride
         expr = relax.op.nn.conv2d(
-            x.expr, weight, strides=(stride, stride), padding=(pad, pad, pad, pad), groups=groups
+            x.expr, weight, strides=strides, padding=(pad, pad, pad, pad), groups=groups
         )
         expr = self._emit(relax.op.add(self._emit(expr), self._bias(channels)))
-        out = (batch, channels, *((n + 2 * pad - kernel) // stride + 1 for n in (height, width)))
+        sizes = zip((height, width), strides, strict=True)
+        out = (batch, channels, *((n + 2 * pad - kernel) // step + 1 for n, step in sizes))
         inputs = [x]
         flops = 2 * math.prod(out) * kernel * kernel * (depth // groups)
         if residual is not None:
@@ -94,7 +96,7 @@ class ChainBuilder:
         if kind == "conv" and kernel == 1:
             kind = "pointwise"
         weights = math.prod((channels, depth // groups, kernel, kernel)) + channels
-        window = {"kernel": (kernel, kernel), "strides": (stride, stride), "groups": groups}
+        window = {"kernel": (kernel, kernel), "strides": strides, "groups": groups}
         return self._done(
             expr, out, kind, inputs, flops + extra * math.prod(out), weights=weights, **window
         )
@@ -103,15 +105,13 @@ class ChainBuilder:
         """A transposed convolution without padding."""
         batch, depth, height, width = x.shape
         weight = self._weight((depth, channels, kernel, kernel), depth * (kernel // stride) ** 2)
-        expr = self._emit(
-            relax.op.nn.conv2d_transpose(x.expr, weight, strides=(stride, stride))
-        )
+        expr = self._emit(relax.op.nn.conv2d_transpose(x.expr, weight, strides=(stride, stride)))
         expr = self._emit(relax.op.add(expr, self._bias(channels)))
         expr, extra = self._activated(expr, "relu")
         out = (batch, channels, *((n - 1) * stride + kernel for n in (height, width)))
         flops = 2 * math.prod(x.shape) * channels * kernel * kernel + (1 + extra) * math.prod(out)
         weights = math.prod((depth, channels, kernel, kernel)) + channels
-        window = {"kernel": (kernel, kernel), "strides": (stride, stride)}
+        window: dict[str, Any] = {"kernel": (kernel, kernel), "strides": (stride, stride)}
         return self._done(expr, out, "transposed", [x], flops, weights=weights, **window)
 
     def pool(self, x: Value, kernel: int = 3, stride: int = 2, *, average: bool = False) -> Value:
@@ -127,7 +127,7 @@ class ChainBuilder:
         size = ((n + 2 * pad - kernel) // stride + 1 for n in x.shape[2:])
         out = (*x.shape[:2], *size)
         flops = math.prod(out) * kernel * kernel
-        window = {"kernel": (kernel, kernel), "strides": (stride, stride)}
+        window: dict[str, Any] = {"kernel": (kernel, kernel), "strides": (stride, stride)}
         return self._done(self._emit(expr), out, "pool", [x], flops, **window)
 
     def global_mean(self, x: Value) -> Value:
@@ -250,5 +250,3 @@ class ChainBuilder:
 
     def _emit(self, expr: Any) -> Any:
         return self._builder.emit(expr)
-
-

@@ -64,9 +64,7 @@ def samples_of(units: Sequence[Unit], kernels: Sequence[TimedKernel]) -> tuple[U
             pending_s += kernel.seconds
         elif last in spent:
             spent[last] += kernel.seconds
-    return tuple(
-        UnitSample(unit=units[index], seconds=seconds) for index, seconds in spent.items()
-    )
+    return tuple(UnitSample(unit=units[index], seconds=seconds) for index, seconds in spent.items())
 
 
 def _next_unit(units: Sequence[Unit], kernel: TimedKernel, start: int) -> int | None:

@@ -43,9 +43,7 @@ def chain(count: int, kind: str, channels: int, height: int, width: int) -> tupl
     return net.finish(x), (net.shape,)
 
 
-def chain_units(
-    count: int, kind: str, channels: int, height: int, width: int
-) -> tuple[Unit, ...]:
+def chain_units(count: int, kind: str, channels: int, height: int, width: int) -> tuple[Unit, ...]:
     """The units of `chain`."""
     net, x = _chain(count, kind, channels, height, width)
     net.finish(x)

@@ -16,8 +16,8 @@ from tvm_iovt.probe.synthetic_networks import network_plan
 from tvm_iovt.types import TargetSpec
 
 _FASTEST = 0.25
-"""Share of the runs that count. What disturbs a run only makes it longer, but the luckiest moment of
-every kernel never comes in one run: the kernels' medians are over the fastest whole runs."""
+"""Share of the runs that count. What disturbs a run only makes it longer, but the luckiest moments
+of all kernels never come in one run: the kernels' medians are over the fastest whole runs."""
 
 _LEAST_RUNS = 8
 
@@ -81,7 +81,7 @@ class NetworkTimer:
         main(*inputs)
         once_s = max(time.perf_counter() - began_s, 1e-7)
         calls = max(int(budget_s / 12 / once_s), 1)
-        blocks = []
+        blocks: list[float] = []
         deadline_s = time.perf_counter() + budget_s
         while len(blocks) < 3 or time.perf_counter() < deadline_s:
             began_s = time.perf_counter()
@@ -143,8 +143,10 @@ def timed_kernels(
     count = max(round(_FASTEST * len(runs)), 3)
     fastest = sorted(runs, key=sum)[:count]
     medians = [statistics.median(times) for times in zip(*fastest, strict=True)]
-    own_s = min((s for (name, _), s in zip(clock.calls, medians, strict=True)
-                 if name.startswith("vm.")), default=0.0)
+    own_s = min(
+        (s for (name, _), s in zip(clock.calls, medians, strict=True) if name.startswith("vm.")),
+        default=0.0,
+    )
     low, whole_s, high = statistics.quantiles(sorted(whole)[:count], n=4, method="inclusive")
     kernels = [
         (name, channels, max(seconds - own_s, 1e-9))
@@ -180,13 +182,11 @@ class _Clock:
             machine.set_instrument(None)
             self._known = True
 
-    def _tick(
-        self, _function: Any, name: str, before: bool, _result: Any, *arguments: Any
-    ) -> None:
+    def _tick(self, _function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> None:
         if before:
             self._began_s = time.perf_counter()
             return
         self.spent_s.append(time.perf_counter() - self._began_s)
         if not self._known:
-            shape = getattr(arguments[-1], "shape", ()) if arguments else ()
+            shape: Any = getattr(arguments[-1], "shape", ()) if arguments else ()
             self.calls.append((str(name), int(shape[-1]) if len(shape) else 0))

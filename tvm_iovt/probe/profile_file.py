@@ -21,7 +21,9 @@ def user_file(name: str) -> Path:
     return resources.search_path("targets")[0] / f"{name}.toml"
 
 
-def write_profile(source: Path, output: Path, profile: DeviceProfile, links: Sequence[Link]) -> None:
+def write_profile(
+    source: Path, output: Path, profile: DeviceProfile, links: Sequence[Link]
+) -> None:
     """Write a target file with measurements, atomically.
 
     Args:

@@ -87,8 +87,9 @@ def inverted(rng: np.random.Generator) -> tuple[ChainBuilder, list[Value]]:
         for block in range(3):
             y = net.conv(x, width * times, 1, activation=activation)
             stride = 2 if block == 0 and min(y.shape[2:]) > 7 else 1
-            y = net.conv(y, width * times, kernel, stride, groups=width * times,
-                         activation=activation)
+            y = net.conv(
+                y, width * times, kernel, stride, groups=width * times, activation=activation
+            )
             if attention:
                 factors = net.global_mean(y)
                 factors = net.conv(factors, max(width * times // 4, 8), 1)
@@ -144,11 +145,17 @@ def shallow(rng: np.random.Generator) -> tuple[ChainBuilder, list[Value]]:
     x = net.conv(net.input, _width(rng, 4, 16), 3, int(rng.choice([1, 2])))
     for _ in range(3):
         channels = _width(rng, 8, 48)
-        x = net.conv(x, channels, 3)
+        y = net.conv(x, channels, 1, activation="hardswish")
+        stride = [(2, 1), (2, 2), (1, 1)][int(rng.integers(3))]
+        kernel = int(rng.choice([3, 5]))
+        y = net.conv(y, channels, kernel, stride, groups=channels, activation="hardswish")
+        x = net.conv(y, channels, 3)
         y = net.conv(x, channels, 3, groups=channels, activation="hardswish")
         x = net.conv(y, channels, 1, residual=x)
-        x = net.pool(x, 2)
-    x = net.conv(x, _width(rng, 32, 128), 3)
+        if min(x.shape[2:]) > 4:
+            x = net.pool(x, 2)
+    x = net.conv(x, _width(rng, 32, 128), 3, 2 if min(x.shape[2:]) > 2 else 1)
+    x = net.conv(x, x.shape[1], 3)
     x = net.matmul(x, int(rng.choice([32, 128])), activation="relu")
     x = net.matmul(x, int(rng.choice([2, 10])))
     return net, [net.softmax(x)]

@@ -21,6 +21,7 @@ OBJECTIVES = {
     "memory": "latency against memory",
     "energy": "least energy",
     "paper": "the published formula",
+    "pareto": "latency against use of the edge's memory",
 }
 SOURCES = {
     "measured": "unit times measured on the devices",

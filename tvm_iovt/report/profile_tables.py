@@ -70,9 +70,7 @@ def profile_parts(spec: TargetSpec, profile: DeviceProfile) -> list[Table]:
     return [table, *([fits_table(profile)] if profile.fits else [])]
 
 
-def findings_parts(
-    name: str, findings: Sequence[Finding], profile: DeviceProfile
-) -> list[Table]:
+def findings_parts(name: str, findings: Sequence[Finding], profile: DeviceProfile) -> list[Table]:
     """What a probe measured, with spreads."""
     table = plain.table(f"Measured on {name}: {profile.device}")
     for column in ("Number", "Value", "Spread", "Source"):

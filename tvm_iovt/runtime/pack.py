@@ -160,8 +160,8 @@ def pack(
 
 
 def _arch(deployment: Deployment) -> str:
-    """All targets of a deployment live on one machine, so they share its CPU."""
-    return deployment.targets[0].cpu.arch
+    """That of a deployment's machine; of stages on several machines all of them, which none is."""
+    return "+".join(dict.fromkeys(target.cpu.arch for target in deployment.targets))
 
 
 def _wanted(deployments: tuple[Deployment, ...]) -> tuple[str, ...]:

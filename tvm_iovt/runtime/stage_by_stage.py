@@ -41,6 +41,7 @@ def stage_deployment(deployment: Deployment, index: int) -> Deployment:
         libraries=(dataclasses.replace(library, stage=0),),
         discrepancy=None,
         measurement=None,
+        plan_file=None,
     )
 
 
@@ -75,7 +76,8 @@ def run_stages(
         progress: Called with a line for each stage.
 
     Returns:
-        The network's outputs by name, and where the stages ran, in words.
+        The network's outputs by name, and where the stages ran: `on this machine`,
+        `under qemu-aarch64 7.2`, or several.
 
     Raises:
         IovtError: A stage failed; see `runtime.load` and `emulate_deployment`.
@@ -90,10 +92,11 @@ def run_stages(
             _write_stage_bundle(path, manifest, alone, given, folder)
             if not why_not_here(folder, alone):
                 progress(f"running {alone.name} on this machine")
-                found, place = load(folder, check=False).run(given), "this machine"
+                found, place = load(folder, check=False).run(given), "on this machine"
             else:
                 progress(f"running {alone.name} under emulation")
-                found, place = emulate_deployment(folder, alone.name, inputs=given)
+                found, emulator = emulate_deployment(folder, alone.name, inputs=given)
+                place = f"under {emulator}"
         values.update(found)
         places.append(place)
     outputs = {spec.name: values[spec.name] for spec in manifest.outputs}
