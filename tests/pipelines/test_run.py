@@ -245,8 +245,18 @@ def test_the_first_deployment_can_be_named(adaptable: Path) -> None:
     assert outcome.deployment.name == "other"
     assert outcome.switches == ()
     assert run_pipeline(adaptable, "sample:10", adapt=True).deployment.name == "cut"
-    with pytest.raises(BundleError, match="more than one deployment"):
-        run_pipeline(adaptable, "sample:10")
+
+
+def test_of_several_the_best_prediction_is_taken(
+    adaptable: Path, tmp_path: Path, staged_bundle: Any
+) -> None:
+    assert run_pipeline(adaptable, "sample:2").deployment.name == "cut"
+    place = ("host", staged_bundle.HOST)
+    path = staged_bundle.write(tmp_path / "b.iovt", (place,) * 3, {"other": (place,) * 3})
+    with pytest.raises(BundleError, match="more than one deployment") as caught:
+        run_pipeline(path, "sample:10")
+    assert "--target" in caught.value.do
+    assert run_pipeline(path, "sample:2", target="other").deployment.name == "other"
 
 
 def test_nothing_to_adapt_to(cut: Path) -> None:

@@ -69,7 +69,7 @@ def test_what_does_not_depend_on_the_rate(funnel_model: Path) -> None:
 
 
 def test_wrong_traces_are_named(funnel_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="trace.csv") as caught:
+    with pytest.raises(UsageError, match=r"trace\.csv") as caught:
         replayed(funnel_model, tmp_path, "0,many")
     assert "line 2" in caught.value.seen
     with pytest.raises(UsageError, match="Cannot read"):

@@ -111,7 +111,8 @@ class Devices:
                     )
                 )
             places.append(f"stage {stage.index}, {stage.target}: {place}")
-            self._progress(places[-1])
+            if places[-1] not in self.places:  # another deployment may use the same
+                self._progress(places[-1])
         self.places = tuple(places)
         return tuple(devices)
 

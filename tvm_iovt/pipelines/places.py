@@ -32,18 +32,20 @@ class CpuShare:
 
 
 def choose_deployment(
-    path: Path, manifest: Manifest, name: str, boards: Collection[str]
+    path: Path, manifest: Manifest, name: str, boards: Collection[str], *, sequential: bool
 ) -> Deployment:
-    """The deployment of that name, or the only one all of whose stages have a place.
+    """The deployment of that name, or the best one all of whose stages have a place.
 
     Args:
         path: The bundle.
         manifest: Its manifest.
-        name: Of the deployment; empty for the only one that can run.
+        name: Of the deployment; empty for the only one that can run, or of several with predicted
+            times the one with the best.
         boards: Names of the targets that boards stand for.
+        sequential: Whether the predicted latency decides, or the frame rate.
 
     Raises:
-        BundleError: There is none, or more than one.
+        BundleError: There is none, or several without predictions.
     """
     misfits = {d.name: why_no_place(path, d, boards) for d in manifest.deployments}
     contents = "; ".join(f"{n} ({reason or 'can run'})" for n, reason in misfits.items())
@@ -52,7 +54,8 @@ def choose_deployment(
             f"{path} has no deployment {name}", seen=f"it contains {contents}", do="name one of it"
         )
     fitting = [n for n, reason in misfits.items() if not reason and name in ("", n)]
-    if len(fitting) != 1:
+    best = _best([d for d in manifest.deployments if d.name in fitting], sequential=sequential)
+    if best is None:
         what = "more than one deployment that" if fitting else f"no deployment {name}".strip()
         raise BundleError(
             f"{path} has {what} can be run" if fitting else f"{path} has {what} that can be run",
@@ -62,7 +65,20 @@ def choose_deployment(
             else "run the stages of other machines on boards: --tracker HOST:PORT --board "
             "TARGET=KEY; or compile the model for this machine",
         )
-    return next(d for d in manifest.deployments if d.name == fitting[0])
+    return best
+
+
+def _best(deployments: Sequence[Deployment], *, sequential: bool) -> Deployment | None:
+    """The only deployment, or the one of the best prediction; None if nothing tells them apart."""
+    if len(deployments) == 1:
+        return deployments[0]
+    times_s = []
+    for deployment in deployments:
+        prediction = deployment.plan.prediction
+        if prediction is None:
+            return None
+        times_s.append(prediction.latency_s if sequential else prediction.period_s)
+    return deployments[times_s.index(min(times_s))] if times_s else None
 
 
 def why_no_place(path: Path, deployment: Deployment, boards: Collection[str]) -> str:

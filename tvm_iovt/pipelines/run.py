@@ -99,7 +99,8 @@ def run_pipeline(
     Args:
         path: The bundle.
         source: See `open_frames`.
-        target: Name of the deployment; by default the only one all of whose stages have a place.
+        target: Name of the deployment; by default the one all of whose stages have a place, or of
+            several the one whose predicted rate (or latency, if `sequential`) is best.
         boards: By the names of targets: the boards that run their stages.
         sequential: Have one frame under way at a time, for its latency; else as many as the stages
             can work on, for the frame rate.
@@ -129,7 +130,7 @@ def run_pipeline(
     libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
     ffi = libtvm.load(packed)
     requests = dict(boards or {})
-    candidates = _candidates(path, manifest, target, requests, adapt=adapt)
+    candidates = _candidates(path, manifest, target, requests, adapt=adapt, sequential=sequential)
     frames = _frames(path, manifest, source, preprocess)
     total = min(frames.count or 0, limit) if limit else frames.count or 0
     store = FrameStore(output) if output is not None else None
@@ -190,14 +191,22 @@ def run_pipeline(
 
 
 def _candidates(
-    path: Path, manifest: Manifest, target: str, boards: Mapping[str, BoardRequest], *, adapt: bool
+    path: Path,
+    manifest: Manifest,
+    target: str,
+    boards: Mapping[str, BoardRequest],
+    *,
+    adapt: bool,
+    sequential: bool,
 ) -> tuple[Deployment, ...]:
     """The deployments that the frames may go through."""
     if not adapt:
-        return (choose_deployment(path, manifest, target, boards),)
+        return (choose_deployment(path, manifest, target, boards, sequential=sequential),)
     found = prepared_deployments(path, manifest, boards)
     if target not in ("", *(deployment.name for deployment in found)):
-        choose_deployment(path, manifest, target, boards)  # which may know why
+        choose_deployment(
+            path, manifest, target, boards, sequential=sequential
+        )  # which may know why
         raise BundleError(
             f"{target} has no predicted times", do="begin with another one, or leave out --adapt"
         )

@@ -46,7 +46,7 @@ CHAINS = (
     ("pool", 64, 56, 56),
     ("pool", 128, 14, 14),
 )
-_QUICK = 4
+_QUICK = ("pointwise", "conv")
 
 
 def probe_board(
@@ -94,7 +94,7 @@ def measure_board(board: Any, *, quick: bool, progress: Progress) -> ProbeResult
     memory = 8.0 * _MEMORY_ELEMENTS / board.seconds("copy", _MEMORY_ELEMENTS)
     c, h, w = _LAYOUT
     boundary = 4.0 * c * h * w / board.seconds("layout_change", *_LAYOUT) / 2
-    chains = CHAINS[::_QUICK] if quick else CHAINS
+    chains = [c for c in CHAINS if not quick or c[0] in _QUICK]
     samples = []
     for number, chain in enumerate(chains, start=1):
         progress(f"layer {number} of {len(chains)}: {chain[0]}, {chain[1]} channels")
@@ -120,7 +120,7 @@ def measure_board(board: Any, *, quick: bool, progress: Progress) -> ProbeResult
         boundary_bytes_per_s=boundary,
     )
     fits = fit_all(samples, spec, profile, threads)
-    words = f", {threads} threads"
+    words = ", 1 thread" if threads == 1 else f", {threads} threads"
     findings = (
         Finding("link", link.bytes_per_s, "B/s", 0.0),
         Finding("link, latency", link.latency_s, "s", 0.0),

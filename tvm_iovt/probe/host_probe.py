@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import queue
 import statistics
 import threading
@@ -33,7 +32,7 @@ LOADS = 2.5
 loads a cycle, against one and a store."""
 
 _MEMORY_ELEMENTS = 24 << 20
-_CACHED_ELEMENTS = (512, 4096, 65536, 131072)
+_CACHED_ELEMENTS = (16384, 65536, 131072)
 _STARTS = 21
 _LAYOUTS = ((64, 56, 56), (128, 28, 28), (32, 112, 112))
 _MICRO_S, _NETWORK_S = 0.25, 0.8
@@ -177,12 +176,9 @@ class _Measured:
         self._found("start of a kernel", launch_s, "s", spread)
         products = PRODUCTS[:2] if self._quick else PRODUCTS
         rates = [2.0 * d * c * h * w / seconds("product", d, c, h, w)[0] for d, c, h, w in products]
+        # Whole copies: differences of small ones would multiply any disturbance.
         copies = [(n, seconds("copy", n)[0]) for n in _CACHED_ELEMENTS]
-        cached = max(
-            8.0 * (more - few) / max(more_s - few_s, 1e-9)
-            for (few, few_s), (more, more_s) in itertools.pairwise(copies)
-        )
-        cached = max(cached, *(8.0 * n / s for n, s in copies))
+        cached = max(8.0 * n / max(s - launch_s, s / 2) for n, s in copies)
         memory_s, spread = seconds("copy", _MEMORY_ELEMENTS)
         memory = 8.0 * _MEMORY_ELEMENTS / memory_s
         self._found("memory", memory, "B/s", spread)
