@@ -313,8 +313,8 @@ class Drift:
         what = "a frame takes" if self._objective == "latency" else "there is a frame every"
         return (
             f"{'; '.join(self._causes()) or 'devices that were left may have recovered'}: with "
-            f"{self.cuts[self._current].name} {what} {current_s * 1e3:.1f} ms, "
-            f"{self.cuts[best].name} should need {best_s * 1e3:.1f} ms"
+            f"{self.cuts[self._current].name} {what} {current_s * 1e3:.3g} ms, "
+            f"{self.cuts[best].name} should need {best_s * 1e3:.3g} ms"
         )
 
     def _causes(self) -> Iterator[str]:
@@ -322,8 +322,8 @@ class Drift:
             part, average = self.cuts[self._current].parts[i], self._watch.averages[i]
             if average.ema_s is not None:
                 yield (
-                    f"{part} takes {average.ema_s * 1e3:.1f} ms instead of "
-                    f"{part.predicted_s * 1e3:.1f} ms for {average.outside} frames"
+                    f"{part} takes {average.ema_s * 1e3:.3g} ms instead of "
+                    f"{part.predicted_s * 1e3:.3g} ms for {average.outside} frames"
                 )
 
 

@@ -61,10 +61,8 @@ def build_plan(
         The deployment, and what was decided about its kernels.
     """
     import relay_passes
-    from tvm_iovt import _tvm
 
-    partition = _tvm.tvm.transform.Sequential([relay_passes.PartitionByPlan(plan)])
-    partitioned = partition(annotated)
+    partitioned = relay_passes.PartitionByPlan(plan)(annotated)
     known = {spec.name: spec for spec in specs}
     libraries: list[Library] = []
     stages: list[Stage] = []

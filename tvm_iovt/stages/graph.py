@@ -38,11 +38,10 @@ def annotate(
 ) -> tuple[Any, tuple[Decision, ...]]:
     """As `run_graph_passes`, with the costs of the network's units beside it (`AnnotateCost`)."""
     import relay_passes
-    from tvm_iovt import _tvm
 
     module, decisions = run_graph_passes(network, specs, fuse)
     annotate_cost = relay_passes.AnnotateCost(network.inputs, network.outputs)
-    return _tvm.tvm.transform.Sequential([annotate_cost])(module), decisions
+    return annotate_cost(module), decisions
 
 
 def _time_on_all(specs: Sequence[TargetSpec]) -> OperatorTime:
