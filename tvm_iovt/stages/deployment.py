@@ -62,7 +62,8 @@ def build_plan(
     """
     import relay_passes
 
-    partitioned = relay_passes.PartitionByPlan(plan)(annotated)
+    partition: Any = relay_passes.PartitionByPlan(plan)
+    partitioned = partition(annotated)
     known = {spec.name: spec for spec in specs}
     libraries: list[Library] = []
     stages: list[Stage] = []

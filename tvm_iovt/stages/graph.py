@@ -40,7 +40,7 @@ def annotate(
     import relay_passes
 
     module, decisions = run_graph_passes(network, specs, fuse)
-    annotate_cost = relay_passes.AnnotateCost(network.inputs, network.outputs)
+    annotate_cost: Any = relay_passes.AnnotateCost(network.inputs, network.outputs)
     return annotate_cost(module), decisions
 
 
