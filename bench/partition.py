@@ -5,12 +5,15 @@
 
 For every model: the predicted latency of the whole network on one thread and the measured one; the
 predicted period of the best two stages and the measured one; and the frame rate of the two against
-that of one stage on one core, in alternating blocks. `--measure` plans with measured operators.
+that of one stage on one core, with quartiles over alternating blocks. `--measure` plans with
+measured operators.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from models import model_files, parser, write_json
+
+from tvm_iovt import runtime
+from tvm_iovt.bundle import load_sample, read_manifest
+from tvm_iovt.runtime import libtvm, threads
+from tvm_iovt.runtime.local_stage import LocalStage
+from tvm_iovt.runtime.pipeline import Pipeline
+from tvm_iovt.runtime.pipeline_stage import stages_of
 
 ONE, TWO = "host/1", "host/1,host/1"
 
@@ -30,10 +40,26 @@ def verb(*words: object) -> Any:
     return json.loads(found.stdout)
 
 
-def rate(bundle: Path, frames: int, *words: str) -> dict[str, Any]:
-    """Statistics of a pipelined run over the sample."""
-    run = verb("run", bundle, f"sample:{frames}", "--pipeline", *words)
-    return dict(run["statistics"])
+def pipeline(bundle: Path) -> Pipeline:
+    """The stages of a bundle's deployment, each on a core of its own with one thread."""
+    ffi = libtvm.load(bundle / "lib")
+    manifest = read_manifest(bundle)
+    (deployment,) = manifest.deployments
+    cores = sorted(os.sched_getaffinity(0))
+
+    def stage(index: int) -> LocalStage:
+        return LocalStage(bundle, deployment, index, ffi, threads=1, cpus=(cores[index],))
+
+    names = [spec.name for spec in manifest.outputs]
+    return Pipeline(stages_of(deployment.plan, stage), names)
+
+
+def rate(running: Pipeline, frame: dict[str, Any], seconds: float, period_s: float) -> float:
+    """Frames a second of a full pipeline."""
+    count = max(12, int(seconds / period_s))
+    for _ in running.run(itertools.repeat(frame, count)):
+        pass
+    return running.statistics().frames_per_s
 
 
 def measure(
@@ -50,20 +76,23 @@ def measure(
         verb("compile", model, *shapes, "--targets", ONE, "-o", one)
         verb("compile", model, *shapes, "--plan", file, "-o", two)
         expected = alone["plan"]["prediction"], plan["plan"]["prediction"]
-        frames = max(40, int(seconds / expected[0]["latency_s"]))
-        singles, pairs, latencies = [], [], []
-        for _ in range(blocks):
-            singles.append(rate(one, frames)["frames_per_s"])
-            pairs.append(rate(two, frames)["frames_per_s"])
-            latencies.append(rate(one, frames, "--sequential")["latency_p50_s"])
+        frame = load_sample(one)[0]
+        executor = runtime.load(one)
+        found: dict[str, list[float]] = {"latency": [], "one": [], "two": []}
+        with pipeline(one) as single, pipeline(two) as pair:
+            for _ in range(blocks):
+                latencies = executor.latencies_s(frame, scope="device", repeat=15, warmup=2)
+                found["latency"].append(statistics.median(latencies))
+                found["one"].append(rate(single, frame, seconds, expected[0]["latency_s"]))
+                found["two"].append(rate(pair, frame, seconds, expected[1]["period_s"]))
     return {
         "stages": len(plan["plan"]["stages"]),
         "source": expected[0]["source"],
         "latency_predicted_s": expected[0]["latency_s"],
-        "latency_measured_s": statistics.median(latencies),
+        "latency_measured_s": statistics.median(found["latency"]),
         "period_predicted_s": expected[1]["period_s"],
-        "period_measured_s": 1 / statistics.median(pairs),
-        "rate_ratios": [pair / single for pair, single in zip(pairs, singles, strict=True)],
+        "period_measured_s": 1 / statistics.median(found["two"]),
+        "rate_ratios": [b / a for a, b in zip(found["one"], found["two"], strict=True)],
     }
 
 
@@ -74,10 +103,11 @@ def error(found: dict[str, Any], what: str) -> float:
 
 def main() -> None:
     options = parser(__doc__.partition("\n")[0])
-    options.add_argument("--blocks", type=int, default=3, help="alternating runs of each kind")
-    options.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    options.add_argument("--blocks", type=int, default=9, help="alternating runs of each kind")
+    options.add_argument("--seconds", type=float, default=0.5, help="of each run")
     options.add_argument("--measure", action="store_true", help="plan with measured operators")
     given = options.parse_args()
+    os.environ[threads.COUNT], os.environ[threads.BIND] = "1", "0"
     results = {}
     print(f"{'':28} {'latency, 1 thread':>28}   {'period, 2 stages':>28}   rate of 2 : 1")
     for model in model_files(given.folder):
@@ -96,7 +126,8 @@ def main() -> None:
             f" {error(found, what):+7.1%}"
             for what in ("latency", "period")
         ]
-        spread = f"[{min(found['rate_ratios']):.2f} .. {max(found['rate_ratios']):.2f}]"
+        low, _, high = statistics.quantiles(found["rate_ratios"], n=4)
+        spread = f"[{low:.2f} .. {high:.2f}]"
         print(f"{model.stem:28} {cells[0]}   {cells[1]}   {ratio:.2f} {spread}", flush=True)
         write_json(given.json, results)
     for what in ("latency", "period"):
