@@ -141,6 +141,8 @@ class DeviceProfile:
         handoff_s: Seconds from one stage of a pipeline to the next inside of one machine.
         boundary_bytes_per_s: Bytes a second of a tensor at a cut that change their layout there, in
             and out together; 0 if unknown.
+        shared_slowdown: How many times as long kernels take while another stage computes on other
+            cores of the machine: caches, memory and clocks are shared.
         cache_bytes: Of the last cache, that a stage may have for itself; 0 if unknown.
         fits: See `KindFit`; empty without measurements.
     """
@@ -152,6 +154,7 @@ class DeviceProfile:
     launch_s: float
     handoff_s: float = 0.0
     boundary_bytes_per_s: float = 0.0
+    shared_slowdown: float = 1.0
     cache_bytes: int = 0
     fits: tuple[KindFit, ...] = ()
 

@@ -74,6 +74,11 @@ class FakeTimer:
     def stream(self, seconds: float) -> float:
         return seconds
 
+    def run_for(self, family: str, seconds: float) -> float:
+        # Twice per family by the first timer: alone, and beside the other one.
+        self.runs = getattr(self, "runs", 0) + 1
+        return 1.25 if self.runs % 2 == 0 else 1.0
+
     def seconds(self, family: str, arguments: Any, _budget_s: float, _precision: str = "") -> float:
         if family == "starts":
             return 5e-6 + arguments[0] * LAUNCH_S
@@ -118,6 +123,7 @@ def test_numbers_of_a_known_device_are_found(result: Any) -> None:
     assert result.profile.launch_s == pytest.approx(LAUNCH_S)
     assert result.profile.boundary_bytes_per_s == pytest.approx(1e9)
     assert 0 < result.profile.handoff_s < 0.1
+    assert result.profile.shared_slowdown == 1.25
     assert result.profile.device == host_cpu.model()
     assert all(timer.closed for timer in FakeTimer.made)
 

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm_iovt import unit_times
 from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.errors import IovtError, UsageError
-from tvm_iovt.partition.evaluate import evaluate
-from tvm_iovt.partition.placement import placement_of
 from tvm_iovt.partition.planner import plan, plan_cuts
 from tvm_iovt.partition.problem import Problem
-from tvm_iovt.planning.links import parse_links
+from tvm_iovt.planning.device_choices import device_choices, slowdowns
+from tvm_iovt.planning.links import parse_link, parse_links
+from tvm_iovt.planning.paper_comparison import paper_comparison
 from tvm_iovt.planning.places import devices_of, routes_of
 from tvm_iovt.planning.plan_file import PlanFile
-from tvm_iovt.planning.thread_choices import thread_choices
+from tvm_iovt.planning.prepared_plans import prepared_plans
 from tvm_iovt.planning.unit_rows import UnitRows, worst_source
 from tvm_iovt.types import Alternative, PartitionPlan, TargetSpec
 
 OBJECTIVES = ("latency", "throughput", "memory", "energy", "paper")
 
 _MOST_ALTERNATIVES = 12
-# What may be otherwise on the day: a device slowed down, or its links.
-_SLOWER = (1.5, 2.5)
-_NARROWER = (0.4, 0.15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +112,12 @@ def plan_network(
         candidate = _stated_cuts(graph, specs, rows, request)
         others: list[_Candidate] = []
     else:
-        candidates = [_planned(graph, choice, rows, request) for choice in thread_choices(specs)]
+        candidates = [
+            _planned(graph, choice, rows, request)
+            for choice in device_choices(specs, request.objective)
+        ]
         candidate = min(candidates, key=lambda c: _score(c.plan, request.objective))
-        others = _prepared(candidate, request)
+        others = [] if request.objective == "paper" else _others(candidate, request)
         candidate = dataclasses.replace(
             candidate, plan=_with_rejected(candidate, candidates, request.objective)
         )
@@ -163,7 +161,11 @@ def plan_whole(name: str, sha256: str, graph: CostGraph, spec: TargetSpec) -> Pl
 
 
 def _problem(
-    graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, links: Sequence[str]
+    graph: CostGraph,
+    specs: Sequence[TargetSpec],
+    rows: UnitRows,
+    links: Sequence[str],
+    objective: str = "",
 ) -> tuple[Problem, tuple[tuple[float, ...], ...], str, float]:
     """The planner's problem, the measured rows, the source of the times, and their noise."""
     found = [rows.of(spec) for spec in specs]
@@ -171,7 +173,10 @@ def _problem(
     problem = Problem(
         graph=graph,
         devices=devices_of(specs),
-        unit_s=tuple(row.unit_s for row in found),
+        unit_s=tuple(
+            tuple(slowdown * unit_s for unit_s in row.unit_s)
+            for row, slowdown in zip(found, slowdowns(specs, objective), strict=True)
+        ),
         routes=routes_of(specs, stated),
     )
     measured = tuple(row.unit_s if row.source == "measured" else () for row in found)
@@ -181,9 +186,11 @@ def _problem(
 def _planned(
     graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
 ) -> _Candidate:
-    problem, measured, source, noise = _problem(graph, specs, rows, request.links)
+    problem, measured, source, noise = _problem(
+        graph, specs, rows, _links_of(request, specs), request.objective
+    )
     if request.objective == "paper":
-        chosen = _paper(problem, specs, source)
+        chosen = paper_comparison(problem, specs, source)
     else:
         chosen = plan(problem, request.objective, noise=noise, source=source)
     return _Candidate(
@@ -195,10 +202,18 @@ def _planned(
     )
 
 
+def _links_of(request: PlanRequest, specs: Sequence[TargetSpec]) -> tuple[str, ...]:
+    """The stated links of those devices that are planned for."""
+    names = {spec.name for spec in specs}
+    return tuple(text for text in request.links if parse_link(text).target in names)
+
+
 def _stated_cuts(
     graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
 ) -> _Candidate:
-    problem, measured, source, noise = _problem(graph, specs, rows, request.links)
+    problem, measured, source, noise = _problem(
+        graph, specs, rows, request.links, "throughput" if len(specs) > 1 else ""
+    )
     try:
         positions = [graph.position_after(cut) for cut in request.cuts]
     except IovtError as error:
@@ -222,42 +237,6 @@ def _stated_cuts(
     )
 
 
-def _paper(problem: Problem, specs: Sequence[TargetSpec], source: str) -> PartitionPlan:
-    """The plan of the published formula, with what our model expects of it."""
-    from tvm_iovt.partition.paper import paper_plan
-
-    first, second = (unit_times.profile_of(spec).roofs[-1] for spec in specs)
-    hops = problem.routes[0][1].hops
-    found = paper_plan(
-        problem.graph,
-        (first.peaks[0].flops_per_s, second.peaks[0].flops_per_s),
-        (first.bandwidth_bytes_per_s, second.bandwidth_bytes_per_s),
-        min((hop.bytes_per_s for hop in hops), default=math.inf),
-    )
-    units = len(problem.graph.units)
-    if found.position in (0, units):
-        device = 0 if found.position else 1
-        chosen = plan_cuts(problem, (), (device,), source=source)
-    else:
-        chosen = plan_cuts(problem, (found.position,), (0, 1), source=source)
-    best = plan(problem, "latency", source=source)
-    assert best.prediction is not None
-    assert chosen.prediction is not None
-    ratio = chosen.prediction.latency_s / best.prediction.latency_s
-    ours = Alternative(
-        name=f"our plan for latency: {' | '.join(stage.target for stage in best.stages)}",
-        latency_s=best.prediction.latency_s,
-        period_s=best.prediction.period_s,
-        reason=f"the published formula's plan takes {ratio:.2f} times as long by our model",
-    )
-    return dataclasses.replace(
-        chosen,
-        objective="paper",
-        reason=f"{found.reason} (arXiv 2411.00838 v1, reproduced with its defects)",
-        alternatives=(ours, *chosen.alternatives),
-    )
-
-
 def _score(found: PartitionPlan, objective: str) -> tuple[float, float, int]:
     prediction = found.prediction
     assert prediction is not None
@@ -272,25 +251,38 @@ def _score(found: PartitionPlan, objective: str) -> tuple[float, float, int]:
 def _with_rejected(
     best: _Candidate, candidates: Sequence[_Candidate], objective: str
 ) -> PartitionPlan:
-    """The best plan, with the best one of each other way to give out threads beside it."""
-    rejected = []
+    """The best plan, with the best ones of other threads and of fewer devices beside it."""
+    rejected: dict[str, Alternative] = {}
     for other in candidates:
-        if other is best or other.plan.prediction is None:
+        prediction = other.plan.prediction
+        if other is best or prediction is None:
             continue
-        stages = " | ".join(
-            f"{stage.target} with {_cores(other.specs, stage.target)} threads"
-            for stage in other.plan.stages
+        name = _name_of(other)
+        if len(other.plan.stages) == 1:
+            reason = "no other stage in its way, and none that helps"
+        else:
+            reason = f"other threads, more {'time' if objective != 'memory' else 'memory'}"
+        rejected[name] = Alternative(
+            name=name,
+            latency_s=prediction.latency_s,
+            period_s=prediction.period_s,
+            reason=reason,
         )
-        rejected.append(
-            Alternative(
-                name=stages,
-                latency_s=other.plan.prediction.latency_s,
-                period_s=other.plan.prediction.period_s,
-                reason=f"other threads, more {'time' if objective != 'memory' else 'memory'}",
-            )
-        )
-    alternatives = (*best.plan.alternatives, *rejected)[:_MOST_ALTERNATIVES]
-    return dataclasses.replace(best.plan, alternatives=alternatives)
+    kept = [each for each in best.plan.alternatives if each.name not in rejected]
+    return dataclasses.replace(
+        best.plan, alternatives=(*kept, *rejected.values())[:_MOST_ALTERNATIVES]
+    )
+
+
+def _name_of(candidate: _Candidate) -> str:
+    stages = candidate.plan.stages
+    threads = [_cores(candidate.specs, stage.target) for stage in stages]
+    if len(stages) == 1:
+        return f"the whole network on {stages[0].target}"
+    return " | ".join(
+        f"{stage.target} with {count} thread{'s' if count > 1 else ''}"
+        for stage, count in zip(stages, threads, strict=True)
+    )
 
 
 def _cores(specs: Sequence[TargetSpec], name: str) -> int:
@@ -311,65 +303,6 @@ def with_threads(found: PartitionPlan, specs: Sequence[TargetSpec]) -> Partition
     )
 
 
-def _prepared(best: _Candidate, request: PlanRequest) -> list[_Candidate]:
-    """Plans for days on which a device or a link is slower than expected, no two alike."""
-    if request.objective == "paper":
-        return []
-    seen = {_cuts(best.plan, best.specs)}
-    found: list[_Candidate] = []
-    for problem in _conditions(best.problem):
-        if len(found) == request.prepare:
-            break
-        other = plan(problem, request.objective)
-        if _cuts(other, best.specs) in seen:
-            continue
-        seen.add(_cuts(other, best.specs))
-        found.append(dataclasses.replace(best, plan=_as_expected(best, other)))
-    return found
-
-
-def _as_expected(best: _Candidate, other: PartitionPlan) -> PartitionPlan:
-    """A plan for other conditions with what it would take under the expected ones."""
-    source = best.plan.prediction.source if best.plan.prediction else "assumed"
-    found = evaluate(best.problem, placement_of(best.problem, other.stages), source=source)
-    return dataclasses.replace(
-        other,
-        prediction=found.prediction,
-        reason="prepared for slower days",
-        alternatives=(),
-        reasons=(),
-    )
-
-
-def _conditions(problem: Problem) -> list[Problem]:
-    conditions = []
-    for slower, narrower in zip(_SLOWER, _NARROWER, strict=True):
-        for device in range(len(problem.devices)):
-            rows = tuple(
-                tuple(slower * unit_s for unit_s in row) if d == device else row
-                for d, row in enumerate(problem.unit_s)
-            )
-            conditions.append(dataclasses.replace(problem, unit_s=rows))
-        routes = tuple(
-            tuple(
-                dataclasses.replace(
-                    route,
-                    hops=tuple(
-                        dataclasses.replace(hop, bytes_per_s=narrower * hop.bytes_per_s)
-                        for hop in route.hops
-                    ),
-                )
-                for route in row
-            )
-            for row in problem.routes
-        )
-        conditions.append(dataclasses.replace(problem, routes=routes))
-    return conditions
-
-
-def _cuts(
-    found: PartitionPlan, specs: Sequence[TargetSpec]
-) -> tuple[tuple[TargetSpec, tuple[str, ...]], ...]:
-    """What makes plans differ: the units of each stage, and the kind of its device."""
-    kinds = {spec.name: dataclasses.replace(spec, name="") for spec in specs}
-    return tuple((kinds[stage.target], stage.units) for stage in found.stages)
+def _others(best: _Candidate, request: PlanRequest) -> list[_Candidate]:
+    plans = prepared_plans(best.problem, best.plan, best.specs, request.objective, request.prepare)
+    return [dataclasses.replace(best, plan=other) for other in plans]

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import queue
 import statistics
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 from tvm_iovt import host_cpu
-from tvm_iovt.errors import DeviceError, TuningError
+from tvm_iovt.errors import TuningError
 from tvm_iovt.probe.report import Finding, ProbeResult
+from tvm_iovt.probe.sharing import (
+    CALL_TIMEOUT_S,
+    MEMORY_ELEMENTS,
+    Timer,
+    died,
+    handoff,
+    shared_bandwidth,
+    slowdown_beside,
+)
 from tvm_iovt.types import DeviceProfile, DtypePeak, KindFit, Roof, TargetSpec
 from tvm_iovt.unit_laws import law_of
 from tvm_iovt.unit_times import UnitSample, fit_kind
@@ -31,27 +37,15 @@ LOADS = 2.5
 """Kernels that load and do not store reach more than a copy, which does both: on current cores two
 loads a cycle, against one and a store."""
 
-_MEMORY_ELEMENTS = 24 << 20
 _CACHED_ELEMENTS = (16384, 65536, 131072)
 _STARTS = 21
 _LAYOUTS = ((64, 56, 56), (128, 28, 28), (32, 112, 112))
 _MICRO_S, _NETWORK_S = 0.25, 0.8
 _TURNS = 3
-_CALL_TIMEOUT_S = 180.0
 _PATIENCE_S = 65.0
 """Seconds after which no further network is built with the same number of threads."""
 
 _START_TIMEOUT_S = 120.0
-
-
-class Timer(Protocol):
-    """What times networks with a number of threads; see `network_timer.NetworkTimer`."""
-
-    def call(self, method: str, *arguments: object, timeout_s: float) -> Any:
-        """Call a method of the timer."""
-
-    def close(self) -> None:
-        """Let go of it."""
 
 
 def probe_host(
@@ -84,7 +78,10 @@ def probe_host(
         roofs.append(roof)
         fits += fit_all(samples, here, bare, threads)
         findings += measured.findings
-    shared = 0.0 if quick else _shared_bandwidth(spec, counts[0], timer or process_timer, progress)
+    shared = 0.0 if quick else shared_bandwidth(spec, counts[0], timer or process_timer, progress)
+    slowdown = 1.0 if quick else slowdown_beside(spec, counts[0], timer or process_timer, progress)
+    if slowdown > 1:
+        findings.append(Finding("kernels beside another stage", slowdown, "x", 0.0))
     roofs[0] = dataclasses.replace(roofs[0], shared_bandwidth_bytes_per_s=shared)
     if shared:
         findings.append(Finding(f"memory, shared, {_words(counts[0])}", shared, "B/s", 0.0))
@@ -99,6 +96,7 @@ def probe_host(
         launch_s=launch_s,
         handoff_s=handoff_s,
         boundary_bytes_per_s=boundary,
+        shared_slowdown=slowdown,
         cache_bytes=host_cpu.last_cache_bytes(),
         fits=tuple(fits),
     )
@@ -128,7 +126,7 @@ def process_timer(spec: TargetSpec) -> Timer:
     try:
         worker.start(_START_TIMEOUT_S)
     except TuningError as error:
-        raise _died(error) from error
+        raise died(error) from error
     return worker
 
 
@@ -155,7 +153,7 @@ class _Measured:
         try:
             return self._run(timer)
         except TuningError as error:
-            raise _died(error) from error
+            raise died(error) from error
         finally:
             timer.close()
 
@@ -164,7 +162,7 @@ class _Measured:
 
         def seconds(family: str, *arguments: int) -> tuple[float, float]:
             found = [
-                timer.call("seconds", family, arguments, budget_s, timeout_s=_CALL_TIMEOUT_S)
+                timer.call("seconds", family, arguments, budget_s, timeout_s=CALL_TIMEOUT_S)
                 for _ in range(2)
             ]
             return min(found), abs(found[0] - found[1]) / 2 / min(found)
@@ -179,8 +177,8 @@ class _Measured:
         # Whole copies: differences of small ones would multiply any disturbance.
         copies = [(n, seconds("copy", n)[0]) for n in _CACHED_ELEMENTS]
         cached = max(8.0 * n / max(s - launch_s, s / 2) for n, s in copies)
-        memory_s, spread = seconds("copy", _MEMORY_ELEMENTS)
-        memory = 8.0 * _MEMORY_ELEMENTS / memory_s
+        memory_s, spread = seconds("copy", MEMORY_ELEMENTS)
+        memory = 8.0 * MEMORY_ELEMENTS / memory_s
         self._found("memory", memory, "B/s", spread)
         layouts = [
             4.0 * c * h * w / seconds("layout_change", c, h, w)[0] / 2 for c, h, w in _LAYOUTS
@@ -225,7 +223,7 @@ class _Measured:
             if turn and time.monotonic() > deadline_s:
                 break  # a busy machine builds slowly; each family has been there
             self._progress(f"{self._words}: network {number} of {len(plans)} ({family})")
-            network = timer.call("network", family, turn, budget_s, timeout_s=_CALL_TIMEOUT_S)
+            network = timer.call("network", family, turn, budget_s, timeout_s=CALL_TIMEOUT_S)
             samples += samples_of(network.units, network.kernels)
             spreads.append(network.spread)
         self._found("networks timed", float(len(spreads)), "", statistics.median(spreads))
@@ -237,7 +235,7 @@ class _Measured:
         for dtype, precision in reduced_types(self._spec):
             arguments = (*PRODUCTS[0],)
             seconds = timer.call(
-                "seconds", "product", arguments, budget_s, precision, timeout_s=_CALL_TIMEOUT_S
+                "seconds", "product", arguments, budget_s, precision, timeout_s=CALL_TIMEOUT_S
             )
             rate = 2.0 * arguments[0] * arguments[1] * arguments[2] * arguments[3] / seconds
             self._found(f"peak {dtype}", rate, "FLOP/s", 0.0)
@@ -272,59 +270,3 @@ def reduced_types(spec: TargetSpec) -> tuple[tuple[str, str], ...]:
 def has_integers(spec: TargetSpec) -> bool:
     """Whether the CPU has instructions that multiply bytes and add."""
     return bool(set(spec.cpu.features) & {"avx512_vnni", "avx_vnni", "asimddp"})
-
-
-def handoff(frames: int = 400) -> tuple[float, float]:
-    """Seconds from one stage's thread to the next one's through a queue, and their spread."""
-    there: queue.Queue[float] = queue.Queue(2)
-    back: queue.Queue[float] = queue.Queue(2)
-
-    def answer() -> None:
-        while (sent := there.get()) >= 0:
-            back.put(time.perf_counter() - sent)
-
-    thread = threading.Thread(target=answer, daemon=True)
-    thread.start()
-    taken = []
-    for _ in range(frames):
-        there.put(time.perf_counter())
-        taken.append(back.get())
-    there.put(-1.0)
-    thread.join()
-    low, middle, high = statistics.quantiles(taken, n=4)
-    return middle, (high - low) / 2 / middle
-
-
-def _shared_bandwidth(
-    spec: TargetSpec, threads: int, make: Callable[[TargetSpec], Timer], progress: Progress
-) -> float:
-    """Memory's speed for `threads` while another process streams; 0 without a core for that."""
-    if host_cpu.usable_cores() < 2 * threads:
-        return 0.0
-    progress("memory with a second stage that streams")
-    here = dataclasses.replace(spec, cpu=dataclasses.replace(spec.cpu, cores=threads))
-    timers: list[Timer] = []
-    try:
-        timers += [make(here), make(here)]
-        other = threading.Thread(
-            target=lambda: timers[1].call("stream", 2.5, timeout_s=_CALL_TIMEOUT_S), daemon=True
-        )
-        other.start()
-        seconds = timers[0].call(
-            "seconds", "copy", (_MEMORY_ELEMENTS,), 1.0, timeout_s=_CALL_TIMEOUT_S
-        )
-        other.join()
-    except TuningError as error:
-        raise _died(error) from error
-    finally:
-        for timer in timers:
-            timer.close()
-    return 8.0 * _MEMORY_ELEMENTS / float(seconds)
-
-
-def _died(error: TuningError) -> DeviceError:
-    return DeviceError(
-        f"A process that measures this machine failed: {error.what}",
-        seen=error.seen,
-        do="try again with fewer other programs running, or with --quick",
-    )

@@ -54,6 +54,7 @@ class NetworkTimer:
         self._spec = spec
         self._target = _tvm.tvm_target(spec)
         self._device = _tvm.tvm.device("cpu", 0)
+        self._built: dict[str, tuple[Any, Any]] = {}
 
     def network(self, family: str, turn: int, budget_s: float) -> TimedNetwork:
         """Time a synthetic network, see `synthetic_networks.network_plan`."""
@@ -65,6 +66,24 @@ class NetworkTimer:
         return TimedNetwork(
             name=network.name, units=network.units, kernels=kernels, whole_s=whole_s, spread=spread
         )
+
+    def run_for(self, family: str, seconds: float) -> float:
+        """Run a synthetic network for a while; median seconds of a run."""
+        if family not in self._built:
+            network = network_plan(family, 0)
+            x = np.random.default_rng(0).standard_normal(network.shape, np.float32)
+            machine = self._machine(network.module, network.precision)
+            self._built[family] = (machine, self._tensor(x))
+        machine, tensor = self._built[family]
+        main = machine["main"]
+        main(tensor)
+        times: list[float] = []
+        deadline_s = time.perf_counter() + seconds
+        while not times or time.perf_counter() < deadline_s:
+            began_s = time.perf_counter()
+            main(tensor)
+            times.append(time.perf_counter() - began_s)
+        return statistics.median(times)
 
     def seconds(
         self, family: str, arguments: Sequence[int], budget_s: float, precision: str = "fp32"

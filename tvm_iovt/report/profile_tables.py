@@ -57,6 +57,10 @@ def profile_parts(spec: TargetSpec, profile: DeviceProfile) -> list[Table]:
     table.add_row("start of a kernel", format_seconds(profile.launch_s), source)
     if profile.handoff_s:
         table.add_row("hand-off between stages", format_seconds(profile.handoff_s), source)
+    if profile.shared_slowdown > 1:
+        table.add_row(
+            "kernels beside another stage", f"{profile.shared_slowdown:.2f}x as long", source
+        )
     if profile.boundary_bytes_per_s:
         table.add_row("layout change at a cut", _rate(profile.boundary_bytes_per_s), source)
     if profile.cache_bytes:

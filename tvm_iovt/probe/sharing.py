@@ -1,0 +1,133 @@
+"""What stages on one machine do to each other: hand-offs, memory, and being in each other's way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tvm_iovt import host_cpu
+from tvm_iovt.errors import DeviceError, TuningError
+from tvm_iovt.types import TargetSpec
+
+Progress = Callable[[str], None]
+
+MEMORY_ELEMENTS = 24 << 20
+"""Floats of a copy that no cache holds."""
+
+CALL_TIMEOUT_S = 180.0
+
+_BESIDE, _BESIDE_S = ("inverted", "residual"), 1.5
+
+
+class Timer(Protocol):
+    """What times networks with a number of threads; see `network_timer.NetworkTimer`."""
+
+    def call(self, method: str, *arguments: object, timeout_s: float) -> Any:
+        """Call a method of the timer."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+def handoff(frames: int = 400) -> tuple[float, float]:
+    """Seconds from one stage's thread to the next one's through a queue, and their spread."""
+    there: queue.Queue[float] = queue.Queue(2)
+    back: queue.Queue[float] = queue.Queue(2)
+
+    def answer() -> None:
+        while (sent := there.get()) >= 0:
+            back.put(time.perf_counter() - sent)
+
+    thread = threading.Thread(target=answer, daemon=True)
+    thread.start()
+    taken = []
+    for _ in range(frames):
+        there.put(time.perf_counter())
+        taken.append(back.get())
+    there.put(-1.0)
+    thread.join()
+    low, middle, high = statistics.quantiles(taken, n=4)
+    return middle, (high - low) / 2 / middle
+
+
+def shared_bandwidth(
+    spec: TargetSpec, threads: int, make: Callable[[TargetSpec], Timer], progress: Progress
+) -> float:
+    """Memory's speed for `threads` while another process streams; 0 without a core for that."""
+    if host_cpu.usable_cores() < 2 * threads:
+        return 0.0
+    progress("memory with a second stage that streams")
+    here = dataclasses.replace(spec, cpu=dataclasses.replace(spec.cpu, cores=threads))
+    timers: list[Timer] = []
+    try:
+        timers += [make(here), make(here)]
+        other = threading.Thread(
+            target=lambda: timers[1].call("stream", 2.5, timeout_s=CALL_TIMEOUT_S), daemon=True
+        )
+        other.start()
+        seconds = timers[0].call(
+            "seconds", "copy", (MEMORY_ELEMENTS,), 1.0, timeout_s=CALL_TIMEOUT_S
+        )
+        other.join()
+    except TuningError as error:
+        raise died(error) from error
+    finally:
+        for timer in timers:
+            timer.close()
+    return 8.0 * MEMORY_ELEMENTS / float(seconds)
+
+
+def slowdown_beside(
+    spec: TargetSpec, threads: int, make: Callable[[TargetSpec], Timer], progress: Progress
+) -> float:
+    """How many times as long networks take beside others; 1 without a core for that.
+
+    Two processes run the same network, alone and both at once; the network that is slowed most
+    counts, of a deep one and one of many channels, and never less than 1.
+    """
+    if host_cpu.usable_cores() < 2 * threads:
+        return 1.0
+    progress("networks beside each other")
+    here = dataclasses.replace(spec, cpu=dataclasses.replace(spec.cpu, cores=threads))
+    timers: list[Timer] = []
+    ratios = []
+    try:
+        timers += [make(here), make(here)]
+        for family in _BESIDE:
+            alone = timers[0].call("run_for", family, _BESIDE_S, timeout_s=CALL_TIMEOUT_S)
+            timers[1].call("run_for", family, 0.0, timeout_s=CALL_TIMEOUT_S)  # builds it
+            other = threading.Thread(
+                target=functools.partial(
+                    timers[1].call,
+                    "run_for",
+                    family,
+                    2 * _BESIDE_S,
+                    timeout_s=CALL_TIMEOUT_S,
+                ),
+                daemon=True,
+            )
+            other.start()
+            both = timers[0].call("run_for", family, _BESIDE_S, timeout_s=CALL_TIMEOUT_S)
+            other.join()
+            ratios.append(both / alone)
+    except TuningError as error:
+        raise died(error) from error
+    finally:
+        for timer in timers:
+            timer.close()
+    return float(max(1.0, *ratios))
+
+
+def died(error: TuningError) -> DeviceError:
+    """The error of a process that measures and has ended."""
+    return DeviceError(
+        f"A process that measures this machine failed: {error.what}",
+        seen=error.seen,
+        do="try again with fewer other programs running, or with --quick",
+    )
