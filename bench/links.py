@@ -80,7 +80,7 @@ def board(folder: Path) -> Iterator[None]:
     program = [sys.executable, "-m", "tvm_iovt"]
     core = str(max(os.sched_getaffinity(0)))
     log = (folder / "board.log").open("w")
-    tracker = [*program, "tracker", "--bind", HERE, "--port", PORT]
+    tracker = [*program, "tracker", "--host", HERE, "--port", PORT]
     serve = ["ip", "netns", "exec", SPACE, "taskset", "-c", core, *program, "board"]
     serve += ["--tracker", f"{HERE}:{PORT}", "--key", "far", "--bind", THERE]
     environment = {**os.environ, "TVM_NUM_THREADS": "1", "TVM_BIND_THREADS": "0"}
@@ -147,7 +147,7 @@ def main() -> None:
     given = options.parse_args()
     shapes = [f"--input-shape={shape}" for shape in given.input_shape]
     results = {}
-    with tempfile.TemporaryDirectory() as temporary, second_machine():
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary, second_machine():
         folder = Path(temporary)
         describe_far(folder)
         with board(folder):

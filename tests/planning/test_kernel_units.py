@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_iovt.cost_graph import CostGraph, Unit
-from tvm_iovt.planning.kernel_units import TimedKernel, unit_seconds
+from tvm_iovt.planning.kernel_units import unit_seconds
+from tvm_iovt.stages.kernel_clock import TimedKernel
 
 
 def unit(index: int, kind: str, channels: int, nbytes: int = 100) -> Unit:
@@ -28,8 +31,8 @@ def graph(*units: Unit) -> CostGraph:
     return CostGraph(units=units, edges=())
 
 
-def kernel(name: str, channels: int, median_s: float) -> TimedKernel:
-    return TimedKernel(name=name, shape=(1, 4, 4, channels), median_s=median_s)
+def kernel(name: str, channels: int, seconds: float) -> TimedKernel:
+    return TimedKernel(name=name, shape=(1, 4, 4, channels), seconds=seconds)
 
 
 def test_convolutions_are_matched_by_kind_and_width():
@@ -49,6 +52,18 @@ def test_branches_that_changed_places_keep_their_times():
     found = unit_seconds(
         graph(unit(0, "conv", 8), unit(1, "pointwise", 16)),
         [kernel("fused_conv2d1", 16, 3.0), kernel("fused_conv2d", 8, 1.0)],
+    )
+    assert found == (1.0, 3.0)
+
+
+def test_kernels_of_one_width_are_told_apart_by_their_size():
+    large = dataclasses.replace(unit(1, "conv", 8), shape_out=(1, 8, 16, 16))
+    found = unit_seconds(
+        graph(unit(0, "conv", 8), large),
+        [
+            TimedKernel(name="fused_conv2d_bordered", shape=(1, 18, 18, 8), seconds=3.0),
+            TimedKernel(name="fused_conv2d1", shape=(1, 4, 4, 8), seconds=1.0),
+        ],
     )
     assert found == (1.0, 3.0)
 

@@ -11,9 +11,9 @@ from tvm_iovt import host_cpu, targets, unit_laws
 from tvm_iovt.cost_graph import Unit
 from tvm_iovt.errors import DeviceError, TargetError, TuningError
 from tvm_iovt.probe import host_probe
-from tvm_iovt.probe.kernel_samples import TimedKernel
 from tvm_iovt.probe.network_timer import TimedNetwork
 from tvm_iovt.probe.probe_target import probe_target
+from tvm_iovt.stages.kernel_clock import TimedKernel
 from tvm_iovt.tuning.worker_process import WorkerLost
 from tvm_iovt.types import CpuSpec, TargetSpec
 from tvm_iovt.unit_times import bound_s, profile_source, unit_time_s
@@ -96,7 +96,7 @@ class FakeTimer:
         kernels = tuple(
             TimedKernel(
                 name=f"fused_conv2d{u.index}_add",
-                channels=u.shape_out[1],
+                shape=(u.shape_out[1],),
                 seconds=seconds_of(u, self.speed),
             )
             for u in units

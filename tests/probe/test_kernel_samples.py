@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tvm_iovt.cost_graph import Unit
-from tvm_iovt.probe.kernel_samples import TimedKernel, samples_of
+from tvm_iovt.probe.kernel_samples import samples_of
+from tvm_iovt.stages.kernel_clock import TimedKernel
 
 
 def unit(index: int, kind: str, channels: int) -> Unit:
@@ -26,7 +27,7 @@ def units(*pairs: tuple[str, int]) -> list[Unit]:
 
 
 def found(chain: list[Unit], *kernels: tuple[str, int, float]) -> dict[str, float]:
-    timed = [TimedKernel(name=n, channels=c, seconds=s) for n, c, s in kernels]
+    timed = [TimedKernel(name=n, shape=(c,), seconds=s) for n, c, s in kernels]
     return {sample.unit.name: sample.seconds for sample in samples_of(chain, timed)}
 
 

@@ -6,12 +6,9 @@ a process cannot change. Kernels are timed one by one, in their place in the net
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tvm_iovt.errors import DeviceError, TuningError
 from tvm_iovt.stages.kernels import KernelOptions
@@ -19,8 +16,6 @@ from tvm_iovt.types import TargetSpec
 
 BUDGET_S = 4.0
 """Seconds to run the network for."""
-
-MIN_RUNS, MAX_RUNS = 15, 400
 
 _TIMEOUT_S = 900.0
 
@@ -111,6 +106,7 @@ class UnitTimer:
         from tvm_iovt.planning.kernel_units import unit_seconds
         from tvm_iovt.schedules.cpu import lower_for_cpu
         from tvm_iovt.stages.graph import annotate
+        from tvm_iovt.stages.kernel_clock import timed_kernels
         from tvm_iovt.stages.kernels import kernel_selector, tuned_schedules
 
         network = load_network(Path(model), input_shapes)
@@ -126,65 +122,10 @@ class UnitTimer:
         machine = _tvm.relax.VirtualMachine(executable, device)
         arrays = sample_inputs(network.inputs)
         inputs = [_tvm.tvm.runtime.tensor(arrays[i.name], device) for i in network.inputs]
-        return _measured(machine, inputs, lambda kernels: unit_seconds(graph, kernels))
-
-
-def _measured(machine: Any, inputs: Sequence[Any], attribute: Any) -> UnitTimes:
-    from tvm_iovt.planning.kernel_units import TimedKernel
-
-    main = machine["main"]
-    for _ in range(3):
-        main(*inputs)
-    recorder = _Recorder()
-    whole: list[float] = []
-    runs: list[list[float]] = []
-    began_s = time.monotonic()
-    while len(runs) < MIN_RUNS or (len(runs) < MAX_RUNS and time.monotonic() - began_s < BUDGET_S):
-        start = time.perf_counter()
-        main(*inputs)
-        whole.append(time.perf_counter() - start)
-        machine.set_instrument(recorder.tick)
-        recorder.begin()
-        main(*inputs)
-        machine.set_instrument(None)
-        runs.append(recorder.spent_s)
-    medians = [statistics.median(times) for times in zip(*runs, strict=True)]
-    whole_s = statistics.median(whole)
-    # The instrument is called between kernels, and the network waits for it: what counts is how the
-    # time of a run without it is divided.
-    scale = whole_s / sum(medians) if sum(medians) else 1.0
-    kernels = [
-        TimedKernel(name=name, shape=shape, median_s=scale * seconds)
-        for (name, shape), seconds in zip(recorder.kernels, medians, strict=True)
-    ]
-    low, middle, high = statistics.quantiles(whole, n=4, method="inclusive")
-    noise = 1.57 * (high - low) / len(whole) ** 0.5 / middle
-    return UnitTimes(unit_s=attribute(kernels), whole_s=whole_s, noise=noise)
-
-
-class _Recorder:
-    """Instrument of TVM's virtual machine: seconds of each call of a kernel, in order."""
-
-    def __init__(self) -> None:
-        self.kernels: list[tuple[str, tuple[int, ...]]] = []
-        self.spent_s: list[float] = []
-        self._first = True
-        self._began_s = 0.0
-
-    def begin(self) -> None:
-        """Start a run."""
-        self._first = not self.kernels
-        self.spent_s = []
-
-    def tick(self, _function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> None:
-        if before:
-            self._began_s = time.perf_counter()
-            return
-        self.spent_s.append(time.perf_counter() - self._began_s)
-        if self._first:
-            # Kernels write into their last argument.
-            shape = getattr(arguments[-1], "shape", ()) if arguments else ()
-            self.kernels.append((str(name), tuple(int(size) for size in shape)))
+        run = timed_kernels(machine, inputs, BUDGET_S)
+        return UnitTimes(
+            unit_s=unit_seconds(graph, run.kernels), whole_s=run.whole_s, noise=run.noise
+        )
 
 
 def _ignore(message: str) -> None:

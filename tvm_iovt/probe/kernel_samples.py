@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tvm_iovt.cost_graph import Unit
+from tvm_iovt.stages.kernel_clock import TimedKernel
 from tvm_iovt.unit_times import UnitSample
 
 _FAMILIES = (
@@ -31,21 +31,6 @@ _LAYOUT_CHANGE = re.compile(r"transpose\d*")
 _PAD = re.compile(r"pad\w*")
 _AHEAD = 6
 """Units that can have vanished into other kernels, one after another."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimedKernel:
-    """A call of a kernel in a run.
-
-    Attributes:
-        name: Of the kernel's function.
-        channels: Of its result, the last axis.
-        seconds: That it took.
-    """
-
-    name: str
-    channels: int
-    seconds: float
 
 
 def samples_of(units: Sequence[Unit], kernels: Sequence[TimedKernel]) -> tuple[UnitSample, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -11,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tvm_iovt.probe.kernel_samples import TimedKernel
 from tvm_iovt.probe.synthetic_networks import network_plan
+from tvm_iovt.stages.kernel_clock import TimedKernel, timed_kernels
 from tvm_iovt.types import TargetSpec
 
 _FASTEST = 0.12
 """Share of the runs that count. What disturbs a run only makes it longer, but the luckiest moments
 of all kernels never come in one run: the kernels' medians are over the fastest whole runs."""
-
-_LEAST_RUNS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +59,13 @@ class NetworkTimer:
         machine = self._machine(network.module, network.precision)
         x = np.random.default_rng(0).standard_normal(network.shape, np.float32)
         inputs = [self._tensor(x)]
-        kernels, whole_s, spread = timed_kernels(machine, inputs, budget_s)
+        run = timed_kernels(machine, inputs, budget_s, share=_FASTEST)
         return TimedNetwork(
-            name=network.name, units=network.units, kernels=kernels, whole_s=whole_s, spread=spread
+            name=network.name,
+            units=network.units,
+            kernels=run.kernels,
+            whole_s=run.whole_s,
+            spread=run.spread,
         )
 
     def run_for(self, family: str, seconds: float) -> float:
@@ -134,78 +135,3 @@ class NetworkTimer:
         from tvm_iovt import _tvm
 
         return _tvm.tvm.runtime.tensor(value, self._device)
-
-
-def timed_kernels(
-    machine: Any, inputs: Sequence[Any], budget_s: float
-) -> tuple[tuple[TimedKernel, ...], float, float]:
-    """Kernels of a network, the seconds of a run, and their relative spread.
-
-    Runs with and without the clock inside take turns. The clock is a function of Python around each
-    call, whose own time is the least that it ever saw, for a call that does nothing; the kernels
-    get the seconds of a run without it, divided as the clock saw them.
-    """
-    main = machine["main"]
-    for _ in range(2):
-        main(*inputs)
-    clock = _Clock()
-    whole: list[float] = []
-    runs: list[list[float]] = []
-    deadline_s = time.perf_counter() + budget_s
-    while len(runs) < _LEAST_RUNS or time.perf_counter() < deadline_s:
-        began_s = time.perf_counter()
-        main(*inputs)
-        whole.append(time.perf_counter() - began_s)
-        with clock.inside(machine):
-            main(*inputs)
-        runs.append(clock.spent_s)
-    count = max(round(_FASTEST * len(runs)), 3)
-    fastest = sorted(runs, key=sum)[:count]
-    medians = [statistics.median(times) for times in zip(*fastest, strict=True)]
-    own_s = min(
-        (s for (name, _), s in zip(clock.calls, medians, strict=True) if name.startswith("vm.")),
-        default=0.0,
-    )
-    low, whole_s, high = statistics.quantiles(sorted(whole)[:count], n=4, method="inclusive")
-    kernels = [
-        (name, channels, max(seconds - own_s, 1e-9))
-        for (name, channels), seconds in zip(clock.calls, medians, strict=True)
-        if not name.startswith("vm.")
-    ]
-    total = sum(seconds for _, _, seconds in kernels)
-    factor = whole_s / total if total else 1.0
-    found = tuple(
-        TimedKernel(name=name, channels=channels, seconds=factor * seconds)
-        for name, channels, seconds in kernels
-    )
-    return found, whole_s, (high - low) / 2 / whole_s
-
-
-class _Clock:
-    """Instrument of TVM's virtual machine: seconds of each call, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-        self.spent_s: list[float] = []
-        self._known = False
-        self._began_s = 0.0
-
-    @contextlib.contextmanager
-    def inside(self, machine: Any) -> Any:
-        """Watch one run."""
-        self.spent_s = []
-        machine.set_instrument(self._tick)
-        try:
-            yield
-        finally:
-            machine.set_instrument(None)
-            self._known = True
-
-    def _tick(self, _function: Any, name: str, before: bool, _result: Any, *arguments: Any) -> None:
-        if before:
-            self._began_s = time.perf_counter()
-            return
-        self.spent_s.append(time.perf_counter() - self._began_s)
-        if not self._known:
-            shape: Any = getattr(arguments[-1], "shape", ()) if arguments else ()
-            self.calls.append((str(name), int(shape[-1]) if len(shape) else 0))
