@@ -19,10 +19,11 @@ from tvm_iovt._version import __version__
 if TYPE_CHECKING:
     from tvm_iovt.compiler import Compilation
     from tvm_iovt.onnx_fusion.fuse_file import FusedModel
+    from tvm_iovt.planning.plan_file import PlanFile
     from tvm_iovt.runtime import Executor
     from tvm_iovt.tuning.events import TuneOutcome
 
-__all__ = ["__version__", "compile", "fuse", "load", "tune"]
+__all__ = ["__version__", "compile", "fuse", "load", "plan", "tune"]
 
 
 def compile(  # the verb's name, as on the command line
@@ -81,6 +82,24 @@ def load(path: str | Path, *, target: str | None = None) -> Executor:
     from tvm_iovt import runtime
 
     return runtime.load(path, target=target)
+
+
+def plan(model: str | Path, *, targets: str, **options: Any) -> PlanFile:
+    """Decide where a model is cut, and what runs where; what `tvm-iovt plan` calls.
+
+    `tvm_iovt.planning.plan_file.write_plan` writes the result for `compile(..., plan=FILE)`.
+
+    Args:
+        model: ONNX file or torch.export program.
+        targets: Comma-separated devices; one may be named several times.
+        **options: Further fields of `tvm_iovt.planning.model_plan.PlanOptions`.
+
+    Raises:
+        IovtError: See `tvm_iovt.errors`.
+    """
+    from tvm_iovt.planning.model_plan import PlanOptions, plan_model
+
+    return plan_model(Path(model), PlanOptions(targets=targets, **options))
 
 
 def tune(
