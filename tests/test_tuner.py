@@ -66,6 +66,7 @@ def test_the_same_command_again_adds_nothing(tuned):
     assert sorted(file.read_text() for file in logs.glob("*/trials.jsonl")) == before
 
 
+@pytest.mark.slow
 def test_restart_counts_from_zero(tuned):
     logs, _, outcome, _ = tuned
     again = tvm_iovt.tune(DIGITS, trials=3, logs=logs, cost_model="random", restart=True)

@@ -106,6 +106,7 @@ def until_busy(lab: Any, timeout_s: float) -> None:
     raise TimeoutError
 
 
+@pytest.mark.slow
 def test_no_fault_costs_more_than_its_trial(own_lab: Any, measurer: Starter) -> None:
     own_lab.start_board("any", "--memory-limit", "1G")
     bad = {
@@ -173,6 +174,7 @@ def test_boards_of_another_kind_are_refused(own_lab: Any, measurer: Starter) -> 
     assert "is for aarch64" in caught.value.seen
 
 
+@pytest.mark.slow
 @pytest.mark.arm
 def test_an_emulated_board(own_lab: Any, measurer: Starter, arm_root: dict[str, str]) -> None:
     own_lab.start_emulated_board("any", arm_root)
@@ -224,6 +226,7 @@ def soak(own_lab: Any, measurer: Starter, count: int, pause_s: float) -> None:
     assert len(failed) <= len(kills) / 2
 
 
+@pytest.mark.slow
 def test_boards_that_are_killed_in_turn(own_lab: Any, measurer: Starter) -> None:
     soak(own_lab, measurer, count=60, pause_s=2.0)
 

@@ -212,6 +212,7 @@ def test_a_board_that_dies_during_an_upload(own_lab: Any, network: Path, tmp_pat
         load(session, network)
 
 
+@pytest.mark.slow
 def test_a_board_that_stops_breathing(own_lab: Any, network: Path, processes: Any) -> None:
     """As one that loses power: nothing is closed, nothing is answered."""
     own_lab.start_tracker()

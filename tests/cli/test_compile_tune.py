@@ -12,6 +12,7 @@ from tvm_iovt.cli.main import run
 DIGITS = Path(__file__).resolve().parents[2] / "tvm_iovt" / "zoo" / "digits.onnx"
 
 
+@pytest.mark.slow
 def test_tuning_comes_first_and_stdout_is_the_bundle_s(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TVM_IOVT_PATH", str(tmp_path / "mine"))
     out = tmp_path / "digits.iovt"

@@ -39,6 +39,7 @@ print("built", 1 + len(found))
 """
 
 
+@pytest.mark.slow
 def test_what_is_proposed_for_a_gpu_is_bound_and_builds():
     try:
         cuda.find_compiler("sm_90")
