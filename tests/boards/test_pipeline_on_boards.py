@@ -68,7 +68,7 @@ def test_a_stage_on_a_board(
     check(stored(tmp_path / "out"), tmp_path / "frames.npz", staged_bundle)
     assert outcome.timeline.stages[1] == "stage 1 on board (bench-top)"
     assert {span.lane for span in outcome.timeline.of(1, "compute")} == (
-        {0} if sequential else {0, 1}
+        {0} if sequential else {0, 1, 2}
     )
     assert any("stage 1, board: bench-top" in line for line in told)
 

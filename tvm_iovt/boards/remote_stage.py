@@ -22,8 +22,8 @@ from tvm_iovt.errors import BundleError, DeviceError
 from tvm_iovt.runtime.stage_lane import Values
 from tvm_iovt.types import Deployment, Manifest, Stage
 
-LANES = 2
-"""Frames that a stage on a board carries at a time: one travels while the other is computed."""
+LANES = 3
+"""Frames that a stage on a board carries at a time: one arrives, one is computed, one leaves."""
 
 
 class StageBoard:
