@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from tvm_iovt import bundle, runtime
+from tvm_iovt import bundle, runtime, targets
 from tvm_iovt.compiler import CompileOptions, compile_model
+from tvm_iovt.compiler.contents import is_one_board
 from tvm_iovt.errors import TargetError, UsageError
 from tvm_iovt.planning.model_plan import PlanOptions, plan_model
 from tvm_iovt.planning.plan_file import read_plan, write_plan
@@ -55,6 +56,24 @@ def test_cut_and_whole_are_bit_identical(halves, small_model: Path, tmp_path: Pa
     there = runtime.load(halves.path).run(inputs)
     here = runtime.load(whole.path).run(inputs)
     assert np.array_equal(there["scores"], here["scores"])
+
+
+def test_a_cut_whose_device_is_not_here_is_checked_with_this_machines_kernels(
+    small_model: Path, tmp_path: Path
+) -> None:
+    result = compiled(small_model, tmp_path / "a.iovt", targets="host/1,arm", cuts=("conv0",))
+    (deployment,) = result.manifest.deployments
+    assert deployment.discrepancy is None
+    assert deployment.verified.startswith("not run here: it is for aarch64 for stage 1, arm")
+    assert "its cut with this machine's kernels: passed" in deployment.verified
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("arm,cuda", True), ("host,arm", False), ("arm", False), ("cuda", False)],
+)
+def test_a_cpu_and_the_gpu_that_it_launches_are_one_board(names: str, expected: bool) -> None:
+    assert is_one_board(targets.load_all(names)) is expected
 
 
 def test_the_plan_of_a_deployment_is_in_the_bundle(halves) -> None:

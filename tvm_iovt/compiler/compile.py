@@ -112,6 +112,12 @@ def compile_model(
         if options.verify:
             checker = Checker(folder, network, options, inputs, expected, progress)
             checked = [checker.check(manifest, deployment) for deployment in manifest.deployments]
+            checked = [
+                checker.check_cut(manifest, deployment, built.annotated)
+                if deployment.discrepancy is None and len(deployment.plan.stages) > 1
+                else deployment
+                for deployment in checked
+            ]
             manifest = dataclasses.replace(manifest, deployments=tuple(checked))
             manifest = _write(folder, manifest, built)
             failed = first_failure(manifest)
