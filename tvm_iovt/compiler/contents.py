@@ -50,7 +50,7 @@ def build_whole_networks(
     options: CompileOptions,
     progress: Progress,
 ) -> Contents:
-    """The whole network for each target, and the plan for a board of several devices."""
+    """The whole network for each target."""
     decisions = list(network.decisions)
     deployments = []
     plan_of = {}
@@ -106,7 +106,10 @@ def with_board_plan(
     The plan is built where it cuts the network; where one of the parts is better alone, it is that
     part's whole network.
     """
-    annotated, _ = annotate(network, specs, options.fuse)
+    try:
+        annotated, _ = annotate(network, specs, options.fuse)
+    except IovtError:
+        return built  # its units cannot be told apart; it can be compiled and run all the same
     plans = _plans(network, annotated, specs, _for_latency(options), progress)
     if all(len(file.plan.stages) == 1 for file in plans):
         return dataclasses.replace(built, plans=plans)
