@@ -15,7 +15,7 @@ from tvm_iovt.types import TargetSpec
 
 Progress = Callable[[str], None]
 
-PREDICTION_NOISE = {"calibrated": 0.02, "datasheet": 0.05, "assumed": 0.05}
+PREDICTION_NOISE = {"calibrated": 0.05, "datasheet": 0.1, "assumed": 0.1}
 """Least gain, relative, that a further stage must promise: predictions of two plans share most of
 their errors, so it is far below the error of either."""
 
