@@ -174,7 +174,12 @@ def _choose(
     fewest = min(k for k, one in found.by_count.items() if one.value(objective) <= bound)
     chosen = found.by_count[fewest]
     if fewest > 1 and objective in (THROUGHPUT, MEMORY):
-        faster = of_less_latency(evaluator, objective, order, found, chosen, bound)
+        # What is traded for latency must not be what the last stage was added for.
+        fewer = [one.value(objective) for k, one in found.by_count.items() if k < fewest]
+        worth = min([bound, *((1 - noise) * value for value in fewer)])
+        faster = of_less_latency(
+            evaluator, objective, order, found, chosen, max(worth, chosen.value(objective))
+        )
         if _product(faster, objective) < _product(chosen, objective):
             chosen = faster
     return _in_order_of_devices(evaluator, objective, chosen) if order is None else chosen
