@@ -122,6 +122,8 @@ class Lab:
         service.wait_for("serving on ")
         boards = sum(other.log.name.startswith(f"{key}-") for other in self.services)
         until(lambda: self.registered(key) >= boards)
+        # A board announces its heartbeat first, and puts itself up for use a moment later.
+        until(lambda: self.is_free(key))
         return service
 
     def start_emulated_board(self, key: str, arm_root: dict[str, str]) -> Service:
@@ -133,7 +135,7 @@ class Lab:
         path = f"{Path(__file__).resolve().parents[2]}:{arm_root['site']}"
         service = self.start(key, command, {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"})
         service.wait_for("serving on", 120)
-        until(lambda: self.registered(key) == 1)
+        until(lambda: self.registered(key) == 1 and self.is_free(key))
         return service
 
     def board_command(self, key: str, *options: str) -> list[str]:
