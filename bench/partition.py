@@ -4,13 +4,15 @@
     python bench/partition.py FOLDER --json partition.json
 
 For every model: the predicted latency of the whole network on one thread and the measured one; the
-predicted period of the best two stages and the measured one; and the frame rate of the two against
-that of one stage on one core, with quartiles over alternating blocks. `--measure` plans with
-measured operators.
+predicted period of the best two stages and the measured one; the frame rate of the two against that
+of one stage on one core, with quartiles over alternating blocks; and against that of the plan of a
+published formula (arXiv 2411.00838), where this is another one than the whole network on one core.
+`--measure` plans with measured operators.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -66,25 +68,40 @@ def measure(
     model: Path, shapes: list[str], blocks: int, seconds: float, *, measured: bool
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        one, two = Path(folder) / "one.iovt", Path(folder) / "two.iovt"
-        file = Path(folder) / "plan.json"
+        one, two, other = (Path(folder) / f"{name}.iovt" for name in ("one", "two", "other"))
+        file, published = Path(folder) / "plan.json", Path(folder) / "published.json"
         options = [*shapes, *(["--measure"] if measured else [])]
         alone = verb("plan", model, *options, "--targets", ONE)
         plan = verb(
             "plan", model, *options, "--targets", TWO, "--objective", "throughput", "-o", file
         )
+        paper = verb(
+            "plan", model, *options, "--targets", TWO, "--objective", "paper", "-o", published
+        )
         verb("compile", model, *shapes, "--targets", ONE, "-o", one)
         verb("compile", model, *shapes, "--plan", file, "-o", two)
+        whole = len(paper["plan"]["stages"]) == 1
+        if not whole:
+            verb("compile", model, *shapes, "--plan", published, "-o", other)
         expected = alone["plan"]["prediction"], plan["plan"]["prediction"]
         frame = load_sample(one)[0]
         executor = runtime.load(one)
-        found: dict[str, list[float]] = {"latency": [], "one": [], "two": []}
-        with pipeline(one) as single, pipeline(two) as pair:
+        found: dict[str, list[float]] = {"latency": [], "one": [], "two": [], "paper": []}
+        with (
+            pipeline(one) as single,
+            pipeline(two) as pair,
+            contextlib.nullcontext() if whole else pipeline(other) as theirs,
+        ):
             for _ in range(blocks):
                 latencies = executor.latencies_s(frame, scope="device", repeat=15, warmup=2)
                 found["latency"].append(statistics.median(latencies))
                 found["one"].append(rate(single, frame, seconds, expected[0]["latency_s"]))
                 found["two"].append(rate(pair, frame, seconds, expected[1]["period_s"]))
+                found["paper"].append(
+                    rate(theirs, frame, seconds, expected[1]["period_s"])
+                    if theirs
+                    else found["one"][-1]
+                )
     return {
         "stages": len(plan["plan"]["stages"]),
         "source": expected[0]["source"],
@@ -93,6 +110,8 @@ def measure(
         "period_predicted_s": expected[1]["period_s"],
         "period_measured_s": 1 / statistics.median(found["two"]),
         "rate_ratios": [b / a for a, b in zip(found["one"], found["two"], strict=True)],
+        "paper_stages": len(paper["plan"]["stages"]),
+        "paper_ratios": [b / a for a, b in zip(found["paper"], found["two"], strict=True)],
     }
 
 
@@ -109,7 +128,8 @@ def main() -> None:
     given = options.parse_args()
     os.environ[threads.COUNT], os.environ[threads.BIND] = "1", "0"
     results = {}
-    print(f"{'':28} {'latency, 1 thread':>28}   {'period, 2 stages':>28}   rate of 2 : 1")
+    columns = f"{'latency, 1 thread':>28}   {'period, 2 stages':>28}   rate of 2 : 1"
+    print(f"{'':28} {columns}        rate : published")
     for model in model_files(given.folder):
         shapes = [o.partition(":")[2] for o in given.input_shape if o.startswith(model.stem + ":")]
         found = measure(
@@ -128,7 +148,10 @@ def main() -> None:
         ]
         low, _, high = statistics.quantiles(found["rate_ratios"], n=4)
         spread = f"[{low:.2f} .. {high:.2f}]"
-        print(f"{model.stem:28} {cells[0]}   {cells[1]}   {ratio:.2f} {spread}", flush=True)
+        theirs = f"{statistics.median(found['paper_ratios']):.2f} ({found['paper_stages']} stages)"
+        print(
+            f"{model.stem:28} {cells[0]}   {cells[1]}   {ratio:.2f} {spread}   {theirs}", flush=True
+        )
         write_json(given.json, results)
     for what in ("latency", "period"):
         errors = [abs(error(found, what)) for found in results.values()]

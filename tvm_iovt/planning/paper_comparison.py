@@ -49,9 +49,10 @@ def _ours(problem: Problem, paper: PartitionPlan, objective: str, source: str) -
     assert paper.prediction is not None
     what, name = _TIMES[objective]
     ratio = getattr(paper.prediction, what) / getattr(best.prediction, what)
+    basis = "with measured operators" if source == "measured" else "by our model"
     return Alternative(
         name=f"our plan for {objective}: {' | '.join(stage.target for stage in best.stages)}",
         latency_s=best.prediction.latency_s,
         period_s=best.prediction.period_s,
-        reason=f"by our model the published formula's plan has {ratio:.2f} times its {name}",
+        reason=f"{basis} the published formula's plan has {ratio:.2f} times its {name}",
     )
