@@ -22,7 +22,8 @@ from relay_passes.module_pass import module_pass
 from relay_passes.unit_costs import main_of, units_of
 from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.errors import ModelError
-from tvm_iovt.types import TensorSpec, from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
+from tvm_iovt.types import TensorSpec
 
 COSTS = "tvm_iovt.costs"
 """Attribute of an annotated function: its `CostGraph` as JSON text."""

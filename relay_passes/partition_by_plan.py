@@ -27,7 +27,8 @@ from relay_passes.stages import STAGE, StageInterface
 from relay_passes.unit_costs import Units, main_of, units_of
 from tvm_iovt.cost_graph import INPUT, CostGraph, Edge
 from tvm_iovt.errors import ModelError, UsageError
-from tvm_iovt.types import PartitionPlan, TensorSpec, to_json
+from tvm_iovt.json_codec import to_json
+from tvm_iovt.types import PartitionPlan, TensorSpec
 
 
 @module_pass("PartitionByPlan")

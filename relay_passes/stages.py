@@ -10,7 +10,8 @@ import tvm
 from tvm import relax
 
 from tvm_iovt.errors import ModelError
-from tvm_iovt.types import TensorSpec, from_json
+from tvm_iovt.json_codec import from_json
+from tvm_iovt.types import TensorSpec
 
 STAGE = "tvm_iovt.stage"
 """Attribute of a stage's function: its `StageInterface` as JSON text."""

@@ -5,7 +5,7 @@ import pytest
 
 from tvm_iovt.accuracy import MAX_DISAGREEMENTS, Accuracy, evaluate, read_labels
 from tvm_iovt.errors import NumericsError, UsageError
-from tvm_iovt.types import from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
 
 
 def _touch(folder: Path, *names: str) -> None:

@@ -343,6 +343,14 @@ def test_another_schema_names_both(path: Path) -> None:
         bundle.read_manifest(path)
 
 
+def test_a_stage_on_a_target_that_is_not_described_is_refused(path: Path) -> None:
+    data = json.loads((path / bundle.MANIFEST).read_text())
+    data["deployments"][0]["plan"]["stages"][0]["target"] = "elsewhere"
+    edit_manifest(path, **data)
+    with pytest.raises(BundleError, match="a stage on elsewhere"):
+        bundle.read_manifest(path)
+
+
 def test_a_missing_field_is_named(path: Path) -> None:
     file = path / bundle.MANIFEST
     data = json.loads(file.read_text())

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tvm_iovt.cost_graph import INPUT, CostGraph, Edge, Unit
 from tvm_iovt.errors import IovtError
-from tvm_iovt.types import TensorSpec, from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
+from tvm_iovt.types import TensorSpec
 
 
 def unit(index: int, name: str = "") -> Unit:

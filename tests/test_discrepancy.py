@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from tvm_iovt.discrepancy import compare, stated_bound
 from tvm_iovt.errors import UsageError
-from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance, from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
+from tvm_iovt.types import Discrepancy, OutputDiscrepancy, Tolerance
 
 
 def one(y: object, r: object, *, rtol: float = 0.0, atol: float = 0.0) -> OutputDiscrepancy:

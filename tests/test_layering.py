@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module belongs to the longest prefix that is listed.
 LAYERS = (
     ("tvm_iovt._version", "tvm_iovt.errors"),
-    ("tvm_iovt.types", "tvm_iovt.resources"),
+    ("tvm_iovt.types", "tvm_iovt.json_codec", "tvm_iovt.resources"),
     ("tvm_iovt.cost_graph",),
     ("tvm_iovt.host_cpu", "tvm_iovt.fusion", "tvm_iovt.roofline", "tvm_iovt.precision"),
     ("tvm_iovt.unit_laws",),
@@ -38,6 +38,7 @@ LAYERS = (
 LIGHT = (
     "errors",
     "types",
+    "json_codec",
     "precision",
     "resources",
     "roofline",

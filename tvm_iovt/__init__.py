@@ -48,6 +48,9 @@ def compile(  # the verb's name, as on the command line
     """
     from tvm_iovt.compiler import CompileOptions, compile_model
 
+    for name in ("plan", "sample"):
+        if options.get(name) is not None:
+            options[name] = Path(options[name])
     return compile_model(
         Path(model),
         CompileOptions(
@@ -99,6 +102,8 @@ def plan(model: str | Path, *, targets: str, **options: Any) -> PlanFile:
     """
     from tvm_iovt.planning.model_plan import PlanOptions, plan_model
 
+    if options.get("cuts"):
+        options.setdefault("objective", "")  # cuts stand in place of one
     return plan_model(Path(model), PlanOptions(targets=targets, **options))
 
 

@@ -23,7 +23,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tvm_iovt.errors import BundleError, IovtError
-from tvm_iovt.types import FileRecord, Manifest, from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
+from tvm_iovt.types import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
 SAMPLE = "sample.npz"
@@ -261,11 +262,20 @@ def _validate(path: Path, manifest: Manifest) -> None:
         if not deployment.targets:
             raise _damaged(path / MANIFEST, f"deployment {deployment.name} has no target")
         stages = [stage.index for stage in deployment.plan.stages]
-        if sorted(stages) != sorted(library.stage for library in deployment.libraries):
+        libraries = sorted(library.stage for library in deployment.libraries)
+        if not stages == libraries == list(range(len(stages))):
             raise _damaged(
                 path / MANIFEST,
                 f"deployment {deployment.name} plans stages {stages} and has libraries for "
                 f"{[library.stage for library in deployment.libraries]}",
+            )
+        described = {target.name for target in deployment.targets}
+        strangers = sorted({stage.target for stage in deployment.plan.stages} - described)
+        if strangers:
+            raise _damaged(
+                path / MANIFEST,
+                f"deployment {deployment.name} has a stage on {', '.join(strangers)}, which it "
+                "does not describe",
             )
         known = {spec.name for spec in manifest.inputs}
         for stage in deployment.plan.stages:

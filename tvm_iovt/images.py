@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_iovt.errors import IovtError, ModelError, UsageError
-from tvm_iovt.types import Preprocess, TensorSpec, from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
+from tvm_iovt.types import Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from PIL import Image

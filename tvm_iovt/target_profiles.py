@@ -16,7 +16,7 @@ DATASHEET, MEASURED, LINK = "datasheet", "measured", "link"
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """Types that a peak can be stated for."""
 
-_PROFILE_NUMBERS = ("launch_s", "handoff_s", "boundary_bytes_per_s", "shared_slowdown")
+_PROFILE_NUMBERS = ("launch_s", "handoff_s", "stage_s", "boundary_bytes_per_s", "shared_slowdown")
 _PROFILE_KEYS = ("date", "device", *_PROFILE_NUMBERS, "cache_bytes", "roof", "fit")
 _ROOF_NUMBERS = (
     "bandwidth_bytes_per_s",
@@ -63,6 +63,7 @@ def read_profile(table: Any, path: Path, source: str) -> DeviceProfile:
         roofs=roofs,
         launch_s=reader.number(table, "launch_s", source, least=0.0),
         handoff_s=reader.number(table, "handoff_s", source, least=0.0),
+        stage_s=reader.number(table, "stage_s", source, least=0.0),
         boundary_bytes_per_s=reader.number(table, "boundary_bytes_per_s", source, least=0.0),
         shared_slowdown=(
             reader.number(table, "shared_slowdown", source, least=1.0)

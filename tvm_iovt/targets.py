@@ -33,6 +33,8 @@ _NAME = re.compile(
 _TOP_KEYS = ("description", "cross_compiler", "memory_bytes", "active_w", "machine")
 _TABLES = ("cpu", "gpu", DATASHEET, MEASURED)
 _ARCHES = ("x86_64", "aarch64", "armv7l")
+_TRIPLES = {"x86_64": ("x86_64",), "aarch64": ("aarch64", "arm64"), "armv7l": ("arm",)}
+"""What LLVM triples of each architecture begin with."""
 _MAX_W = 1e6
 _CUDA_ARCH = re.compile(r"sm_\d{2,3}[af]?")
 
@@ -242,6 +244,18 @@ def _read_cpu(table: dict[str, Any], path: Path) -> CpuSpec:
     cpu = CpuSpec(**_fields(table, CpuSpec, path, "cpu.", optional={"mattr", "features"}))
     if cpu.arch not in _ARCHES:
         raise _wrong(path, "cpu.arch", cpu.arch, f"one of {', '.join(_ARCHES)}")
+    # LLVM crashes, and this process with it, on an architecture that it does not know.
+    if not cpu.triple.startswith(_TRIPLES[cpu.arch]):
+        beginnings = " or ".join(f"{known}-" for known in _TRIPLES[cpu.arch])
+        raise _wrong(
+            path,
+            "cpu.triple",
+            cpu.triple,
+            f"write one of {cpu.arch}, which begins with {beginnings}",
+        )
+    for attribute in cpu.mattr:
+        if attribute[:1] not in ("+", "-"):
+            raise _wrong(path, "cpu.mattr", attribute, f'write "+{attribute}" or "-{attribute}"')
     return cpu
 
 

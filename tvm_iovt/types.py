@@ -1,25 +1,16 @@
-"""The values that flow between modules: frozen, with units in their names, to and from JSON.
+"""The values that flow between modules: frozen, with units in their names.
 
-JSON objects of the top-level types carry `{"schema": "tvm-iovt/<thing>/<major>"}`; reading an
-unknown major version is an error that names both versions.
+`json_codec` turns them into JSON and back. A top-level type names its schema (`SCHEMA`), which is
+`tvm-iovt/<thing>/<major>`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-import types as _types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import ClassVar
 
 import numpy as np
-
-from tvm_iovt.errors import IovtError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +130,8 @@ class DeviceProfile:
         roofs: At least one, by increasing `threads`.
         launch_s: Seconds to start one kernel.
         handoff_s: Seconds from one stage of a pipeline to the next inside of one machine.
+        stage_s: Seconds that a stage of a pipeline costs for a frame beside its kernels: being
+            handed the frame, calling the network, and handing its outputs on; 0 if unknown.
         boundary_bytes_per_s: Bytes a second of a tensor at a cut that change their layout there, in
             and out together; 0 if unknown.
         shared_slowdown: How many times as long kernels take while another stage computes on other
@@ -153,6 +146,7 @@ class DeviceProfile:
     roofs: tuple[Roof, ...]
     launch_s: float
     handoff_s: float = 0.0
+    stage_s: float = 0.0
     boundary_bytes_per_s: float = 0.0
     shared_slowdown: float = 1.0
     cache_bytes: int = 0
@@ -283,7 +277,8 @@ class StagePrediction:
 
     Attributes:
         receive_s: Seconds to get its inputs to its device.
-        compute_s: Seconds of its kernels.
+        compute_s: Seconds of its kernels, and `overhead_s`.
+        overhead_s: Of that, what a stage of a pipeline costs beside its kernels.
         send_s: Seconds to get the network's outputs from the last stage to the caller, else 0.
         bytes_in: Bytes that `receive_s` is for.
         memory_bytes: Weights, largest working set and buffers at both ends.
@@ -296,6 +291,12 @@ class StagePrediction:
     bytes_in: int = 0
     memory_bytes: int = 0
     energy_j: float = 0.0
+    overhead_s: float = 0.0
+
+    @property
+    def kernels_s(self) -> float:
+        """Seconds of its kernels."""
+        return self.compute_s - self.overhead_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +310,8 @@ class Prediction:
         source: Of the unit times: `measured`, `calibrated` (fitted to measurements of other
             networks), `datasheet` or `assumed`.
         noise: Relative half-width of the band that `latency_s` and `period_s` are known to.
+        memory_s: Of the period, what a memory that stages share is busy for at least; 0 where no
+            two of them share one whose bandwidth is known.
     """
 
     latency_s: float
@@ -316,6 +319,7 @@ class Prediction:
     stages: tuple[StagePrediction, ...]
     source: str
     noise: float = 0.0
+    memory_s: float = 0.0
 
     @property
     def transfer_s(self) -> float:
@@ -534,7 +538,7 @@ class Manifest:
     asked to be computed in integers.
     """
 
-    SCHEMA: typing.ClassVar[str] = "tvm-iovt/manifest/1"
+    SCHEMA: ClassVar[str] = "tvm-iovt/manifest/1"
 
     tool_version: str
     tvm_version: str
@@ -554,105 +558,3 @@ class Manifest:
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     precision: str = "fp32"
-
-
-def to_json(value: Any) -> Any:
-    """A dataclass (or a container of them) as plain JSON values, with its schema if it has one."""
-    if value is None or type(value) in (str, int, bool):  # most values, so that they are quick
-        return value
-    if isinstance(value, (tuple, list)):
-        return [to_json(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        schema = getattr(type(value), "SCHEMA", None)
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"schema": schema, **fields} if schema else fields
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no infinity: "inf", "-inf", "nan"
-    return value
-
-
-def from_json(cls: type[T], data: Any) -> T:
-    """The inverse of `to_json`.
-
-    Raises:
-        IovtError: The schema is missing or of another major version, a field is missing or
-            unknown, or a value has the wrong type.
-    """
-    return typing.cast(T, _decode(cls, data, cls.__name__))
-
-
-def _decode(kind: Any, data: Any, where: str) -> Any:
-    if kind is Any:
-        return data
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, _types.UnionType):
-        if data is None and type(None) in arguments:
-            return None
-        (inner,) = (a for a in arguments if a is not type(None))
-        return _decode(inner, data, where)
-    if origin is tuple:
-        if not isinstance(data, list):
-            raise _wrong(where, "a list", data)
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-    if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(typing.cast("type[Any]", kind), data, where)
-    if kind is float and (type(data) is int or data in ("inf", "-inf", "nan")):
-        return float(data)
-    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
-        raise _wrong(where, kind.__name__, data)
-    return data
-
-
-@functools.cache
-def _type_hints(cls: type[Any]) -> dict[str, Any]:
-    """Resolved annotations; finding them takes longer than decoding a record."""
-    return typing.get_type_hints(cls)
-
-
-def _without_schema(cls: type[Any], data: Any) -> Any:
-    """The data of an object that carries its schema, which has to be the right one."""
-    schema = getattr(cls, "SCHEMA", None)
-    if schema is None:
-        return data
-    found = data.get("schema") if isinstance(data, dict) else None
-    if found != schema:
-        raise IovtError(
-            f"This is not a {schema.split('/')[1]} that this version can read",
-            seen=f"schema {found!r}; this version reads {schema!r}",
-            do="use the tvm-iovt version that wrote it, or compile the model again",
-        )
-    return {key: item for key, item in data.items() if key != "schema"}
-
-
-def _decode_dataclass(cls: type[Any], data: Any, where: str) -> Any:
-    data = _without_schema(cls, data)
-    if not isinstance(data, dict):
-        raise _wrong(where, f"a {cls.__name__} object", data)
-    hints = _type_hints(cls)  # type: ignore[arg-type]  # classes are hashable
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = sorted(set(data) - set(fields))
-    missing = sorted(
-        name
-        for name, f in fields.items()
-        if name not in data
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    )
-    if unknown or missing:
-        parts = []
-        if missing:
-            parts.append(f"missing {', '.join(missing)}")
-        if unknown:
-            parts.append(f"unknown {', '.join(unknown)} (known: {', '.join(fields)})")
-        raise IovtError(f"{where} has the wrong fields", seen="; ".join(parts))
-    return cls(
-        **{name: _decode(hints[name], item, f"{where}.{name}") for name, item in data.items()}
-    )
-
-
-def _wrong(where: str, wanted: str, data: Any) -> IovtError:
-    return IovtError(f"{where} should be {wanted}", seen=f"{type(data).__name__} {data!r:.80}")

@@ -26,11 +26,12 @@ _TILE = 8
 _WINOGRAD = ("conv", "grouped")
 _PRODUCTS = ("conv", "pointwise", "grouped", "transposed", "matmul")
 _DTYPE_FALLBACK = "float32"
+_BYTES = ("int8", "uint8")
 
 _FALLBACKS = {
     "conv 3x3/1": ("conv",),
     "conv 3x3/2": ("conv",),
-    "conv": ("pointwise", "conv 3x3/2"),
+    "conv": ("conv 3x3/2", "pointwise"),
     "pointwise": ("conv", "matmul"),
     "depthwise": ("pool", "grouped"),
     "grouped": ("conv", "depthwise"),
@@ -46,14 +47,15 @@ _FALLBACKS = {
 
 
 def law_of(unit: Unit) -> str:
-    """Name of the law that a unit follows, its arithmetic's type before it if not float32.
+    """Name of the law that a unit follows, its type before it if not float32.
 
-    3x3 convolutions have laws of their own, as Winograd's algorithm computes most of them.
+    3x3 convolutions have laws of their own, as Winograd's algorithm computes most of them. Units
+    that read or write bytes convert them, whatever they compute in, and are `int8`.
     """
     kind = unit.kind
     if kind == "conv" and unit.kernel == (3, 3) and _stride(unit) <= 2:
         kind = f"conv 3x3/{_stride(unit)}"
-    dtype = arithmetic_of(unit)
+    dtype = "int8" if unit.dtype in _BYTES or has_bytes(unit) else unit.dtype
     return kind if dtype == _DTYPE_FALLBACK else f"{dtype} {kind}"
 
 
@@ -79,9 +81,24 @@ def arithmetic_of(unit: Unit) -> str:
     """
     if unit.dtype != _DTYPE_FALLBACK or unit.kind not in _PRODUCTS:
         return unit.dtype
+    return "int8" if has_bytes(unit) else unit.dtype
+
+
+def has_bytes(unit: Unit) -> bool:
+    """Whether a unit of float32 reads or writes activations of a byte each."""
+    if unit.dtype != _DTYPE_FALLBACK:
+        return False
     read, written = math.prod(unit.shape_in), math.prod(unit.shape_out)
-    quantized = 0 < unit.bytes_in < 2 * read or 0 < unit.bytes_out < 2 * written
-    return "int8" if quantized else unit.dtype
+    return 0 < unit.bytes_in < 2 * read or 0 < unit.bytes_out < 2 * written
+
+
+def weight_bytes(unit: Unit) -> float:
+    """Of a unit's constants, as its kernel reads them: bytes, where it multiplies bytes.
+
+    In the graph of a quantized model they are whole numbers in float32.
+    """
+    narrow = unit.dtype == _DTYPE_FALLBACK and arithmetic_of(unit) == "int8"
+    return unit.bytes_weights / 4 if narrow else float(unit.bytes_weights)
 
 
 def peak_of(roof: Roof, dtype: str) -> float:
@@ -123,7 +140,7 @@ def compulsory_bytes(unit: Unit) -> float:
     if unit.kernel and unit.strides:
         for taps, stride in zip(unit.kernel, unit.strides, strict=False):
             read *= min(taps / stride, 1.0)
-    return read + unit.bytes_out + unit.bytes_weights
+    return read + unit.bytes_out + weight_bytes(unit)
 
 
 def may_vanish(unit: Unit) -> bool:
@@ -147,12 +164,17 @@ def terms(unit: Unit, roof: Roof, lanes: int, cache_bytes: int) -> np.ndarray:
     height, width = _size(unit.shape_out)
     own = max(channels // unit.groups, 1) if unit.kind == "grouped" else channels
     empty_lanes = math.ceil(own / lanes) * lanes / own - 1
-    tile = 4 if unit.kind == "conv" else 1
-    empty_tiles = (
-        math.ceil(height / tile) * math.ceil(width / tile) * tile**2 / (height * width) - 1
-    )
-    spilled = max(unit.bytes_weights - cache_bytes / 2, 0.0)
+    weights = weight_bytes(unit)
+    if arithmetic_of(unit) in _FLOATS and not has_bytes(unit):
+        tile = 4 if unit.kind == "conv" else 1
+        tiles = math.ceil(height / tile) * math.ceil(width / tile)
+        beside_s = work_s * min(tiles * tile**2 / (height * width) - 1, 1.25)
+    else:  # no tiles; but conversions, in float32
+        beside_s = (unit.flops - _product_flops(unit, per_group)) / peak_of(roof, "float32")
+    spilled = max(weights - cache_bytes / 2, 0.0)
     far = max(unit.bytes_in + unit.bytes_out - cache_bytes, 0.0)
+    if has_bytes(unit):
+        far = 0.0  # maps of bytes are seldom that large: too few samples to tell it from the rest
     return np.array(
         [
             1e-6,
@@ -160,15 +182,24 @@ def terms(unit: Unit, roof: Roof, lanes: int, cache_bytes: int) -> np.ndarray:
             work_s / per_group,
             work_s / max(channels, 1),
             work_s * min(empty_lanes, 4.0),
-            work_s * min(empty_tiles, 1.25),
+            beside_s,
             work_s / math.sqrt(height * width),
             unit.bytes_in / cache,
             unit.bytes_out / cache,
-            unit.bytes_weights / cache,
+            weights / cache,
             spilled / cache,
             far / cache,
         ]
     )
+
+
+def _product_flops(unit: Unit, per_group: int) -> float:
+    """FLOPs of a unit's convolution or product alone."""
+    if unit.kind not in (*_PRODUCTS, "depthwise"):
+        return 0.0
+    outputs = math.prod(unit.shape_in if unit.kind == "transposed" else unit.shape_out)
+    taps = math.prod(unit.kernel) * per_group
+    return min(2.0 * outputs * taps, unit.flops)
 
 
 def fit_law(rows: np.ndarray, seconds: Sequence[float], launch_s: float) -> tuple[float, ...]:
@@ -207,6 +238,9 @@ def fit_laws(
 
 _ROUNDS = 6
 _RIDGE = 1e-3
+_MODEST = 1e-5
+"""Weight of a coefficient's square: a term that hardly shows in any sample does not get thousands
+to explain a disturbance with, which would be far off wherever the term does show."""
 
 
 def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -214,7 +248,7 @@ def _non_negative(rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     scale = np.sqrt((rows**2).sum(axis=0))
     scale[scale == 0] = 1.0
     scaled = rows / scale
-    normal = scaled.T @ scaled + _RIDGE * np.eye(rows.shape[1])
+    normal = scaled.T @ scaled + np.diag(_RIDGE + _MODEST / scale**2)
     right = scaled.T @ wanted
     found = np.zeros(rows.shape[1])
     active = np.zeros(rows.shape[1], bool)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from tvm_iovt.boards.tracker_client import Tracker
 from tvm_iovt.errors import DeviceError
 
 START_S = 60.0
+"""Deadlines guard against waiting for ever; they say nothing about speed."""
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Service:
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
         try:
-            return self.process.wait(10)
+            return self.process.wait(START_S)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -60,6 +63,14 @@ def until(condition: Callable[[], object], timeout_s: float = START_S) -> float:
         assert time.monotonic() - began_s < timeout_s, "it did not come"
         time.sleep(0.05)
     return time.monotonic() - began_s
+
+
+def free_port() -> int:
+    """A port that nobody listens on, and that the system gives to no connection meanwhile."""
+    for port in random.sample(range(20000, 32000), 100):
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 def descendants(pid: int) -> list[int]:
@@ -158,16 +169,29 @@ class Lab:
         with Tracker(self.tracker) as tracker:
             found = [h for h in tracker.summary().heartbeats if h.key == key]
         try:
-            return heartbeat.ask(found[0].address) if found else None
+            return heartbeat.ask(found[0].address, timeout_s=START_S) if found else None
         except DeviceError:
             return None
+
+    def living(self, key: str) -> BoardStatus:
+        """What the heartbeat says, once it is registered: after its server, now and then."""
+        found = None
+
+        def is_told() -> bool:
+            nonlocal found
+            found = self.status(key)
+            return found is not None
+
+        until(is_told)
+        assert found is not None
+        return found
 
     def server_and_sessions(self, board: Service) -> list[int]:
         """Processes that a board has started."""
         return descendants(board.process.pid)
 
     def request(self, key: str, **changes: float) -> BoardRequest:
-        limits = {"wait_s": 10.0, "timeout_s": 30.0, **changes}
+        limits = {"wait_s": START_S, "timeout_s": 120.0, **changes}
         return BoardRequest(tracker=self.tracker, key=key, **limits)
 
     def close(self) -> None:
@@ -232,6 +256,7 @@ class Processes:
     """The functions above, for tests: they cannot import a conftest."""
 
     until = staticmethod(until)
+    free_port = staticmethod(free_port)
     descendants = staticmethod(descendants)
     is_alive = staticmethod(is_alive)
 

@@ -41,6 +41,8 @@ def test_addresses(text: str, host: str, port: int) -> None:
         "a b:1",
         "http://x:1",
         "h:²",
+        "a..b:1",
+        f"{'h' * 64}.lan",
     ],
 )
 def test_what_is_no_address(text: str) -> None:

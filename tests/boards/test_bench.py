@@ -14,7 +14,7 @@ from tvm_iovt.boards.bench import Bench, BenchOptions, measure, ratio
 from tvm_iovt.boards.bench_board import bench_board
 from tvm_iovt.boards.bench_here import bench_here
 from tvm_iovt.errors import BundleError, DeviceError, NumericsError, UsageError
-from tvm_iovt.types import from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
 
 
 class Fake:
@@ -158,5 +158,5 @@ def test_an_emulated_board_end_to_end(
     (timing,) = found.timings
     assert timing.discrepancy.passed
     assert "aarch64" in found.where
-    assert own_lab.status("a64").arch == "aarch64"
-    assert "asimd" in own_lab.status("a64").features
+    assert own_lab.living("a64").arch == "aarch64"
+    assert "asimd" in own_lab.living("a64").features

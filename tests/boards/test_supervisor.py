@@ -25,11 +25,10 @@ def test_nothing_outlives_a_killed_supervisor(own_lab: Any, processes: Any) -> N
         children = processes.descendants(board.process.pid)
         assert len(children) >= 2  # the server, and the process of our session
         board.end(signal.SIGKILL)
-        took_s = processes.until(lambda: not any(map(processes.is_alive, children)), 5)
-        assert took_s < 5
+        processes.until(lambda: not any(map(processes.is_alive, children)))
         with pytest.raises(DeviceError, match="running failed"):
-            session.call("running", "echo", 10, timeout_s=10)
-    processes.until(lambda: own_lab.status("fragile") is None, 10)
+            session.call("running", "echo", 10)
+    processes.until(lambda: own_lab.status("fragile") is None)
 
 
 def test_pauses_grow_only_while_the_server_itself_dies(own_lab: Any, processes: Any) -> None:
@@ -37,13 +36,12 @@ def test_pauses_grow_only_while_the_server_itself_dies(own_lab: Any, processes: 
     board = own_lab.start_board("any")
 
     def kill(which: Any) -> None:
-        before = own_lab.status("any")
+        before = own_lab.living("any")
         os.kill(which(before.server_pid), signal.SIGKILL)
         processes.until(
             lambda: (
-                (now := own_lab.status("any")).restarts > before.restarts and now.state == "serving"
-            ),
-            20,
+                (now := own_lab.living("any")).restarts > before.restarts and now.state == "serving"
+            )
         )
 
     for _ in range(2):
@@ -51,8 +49,12 @@ def test_pauses_grow_only_while_the_server_itself_dies(own_lab: Any, processes: 
             kill(lambda server: processes.descendants(server)[0])
     assert board.text.count("starting it again in 0.25 s") == 2
     for pause in ("0.5", "1"):
-        kill(lambda server: server)
-        assert f"(killed by SIGKILL); starting it again in {pause} s" in board.text
+        words = f"(killed by SIGKILL); starting it again in {pause} s"
+        for _ in range(10):  # one that has lived for a while, on a busy machine, begins anew
+            kill(lambda server: server)
+            if words in board.text:
+                break
+        assert words in board.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -63,33 +65,32 @@ def test_a_signal_ends_a_board_cleanly(own_lab: Any, processes: Any, number: int
     assert board.end(number) == 0
     assert board.text.endswith("stopped\n")
     assert "Traceback" not in board.text
-    assert not any(map(processes.is_alive, children))
+    processes.until(lambda: not any(map(processes.is_alive, children)))
 
 
 def test_a_tracker_that_is_started_again_gets_its_boards_back(own_lab: Any, processes: Any) -> None:
-    first = own_lab.start_tracker()
-    port = own_lab.tracker.port
+    port = processes.free_port()
+    first = own_lab.start_tracker(port)
     board = own_lab.start_board("faithful")
-    server = own_lab.status("faithful").server_pid
+    server = own_lab.living("faithful").server_pid
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
     board.wait_for("lost the tracker")
     time.sleep(0.5)
     own_lab.start_tracker(port)
     # TVM's server tries every 5 s.
-    assert processes.until(lambda: own_lab.is_free("faithful"), 15) < 15
-    assert own_lab.status("faithful").server_pid == server
+    processes.until(lambda: own_lab.is_free("faithful"))
+    assert own_lab.living("faithful").server_pid == server
     with connect(own_lab.request("faithful")) as session:
         session.call("running", "echo", 10)
 
 
 def test_a_board_waits_for_its_tracker(own_lab: Any, processes: Any) -> None:
-    with socket.create_server((LOOPBACK, 0)) as found:
-        port = found.getsockname()[1]
+    port = processes.free_port()
     own_lab.tracker = type(own_lab.tracker)(host=LOOPBACK, port=port)
     board = own_lab.start("early", own_lab.board_command("early"))
     board.wait_for("trying again until it can")
     own_lab.start_tracker(port)
-    processes.until(lambda: own_lab.is_free("early"), 15)
+    processes.until(lambda: own_lab.is_free("early"))
 
 
 @pytest.mark.parametrize("option", ["--port", "--heartbeat-port"])
@@ -98,7 +99,7 @@ def test_a_port_in_use(own_lab: Any, option: str) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         command = own_lab.board_command("any", option, str(port))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 5
     assert "in use" in done.stderr
     assert str(port) in done.stderr
@@ -116,7 +117,7 @@ def test_a_port_in_use(own_lab: Any, option: str) -> None:
 )
 def test_options_that_make_no_sense(own_lab: Any, options: tuple[str, str], words: str) -> None:
     done = subprocess.run(
-        own_lab.board_command("any", *options), capture_output=True, text=True, timeout=60
+        own_lab.board_command("any", *options), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
     assert words in done.stderr
@@ -125,7 +126,7 @@ def test_options_that_make_no_sense(own_lab: Any, options: tuple[str, str], word
 
 def test_an_address_of_another_machine(own_lab: Any) -> None:
     command = own_lab.board_command("any", "--bind", "192.0.2.1")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 5
     assert "192.0.2.1" in done.stderr
 

@@ -4,7 +4,6 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,25 +38,24 @@ def message(text: str) -> bytes:
 
 
 def silent(connection: socket.socket) -> None:
-    connection.recv(1)
-    time.sleep(3)
+    while connection.recv(1):  # until the client gives up
+        pass
 
 
 @pytest.mark.parametrize(
-    ("answer", "seen"),
+    ("answer", "timeout_s", "seen"),
     [
-        (silent, "said nothing in 0.3 s"),
-        (lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no tracker answered"),
-        (lambda c: c.sendall(MAGIC[:2]), "closed|reset"),
+        (silent, 0.3, "said nothing in 0.3 s"),
+        (lambda c: c.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"), 60, "no tracker answered"),
+        (lambda c: c.sendall(MAGIC[:2]), 60, "closed|reset"),
     ],
     ids=["silent", "garbage", "half"],
 )
-def test_what_is_no_tracker(answer: Callable[[socket.socket], object], seen: str) -> None:
-    with server(answer) as address:
-        began_s = time.monotonic()
-        with pytest.raises(DeviceError, match=seen) as caught:
-            Tracker(address, timeout_s=0.3)
-    assert time.monotonic() - began_s < 2
+def test_what_is_no_tracker(
+    answer: Callable[[socket.socket], object], timeout_s: float, seen: str
+) -> None:
+    with server(answer) as address, pytest.raises(DeviceError, match=seen) as caught:
+        Tracker(address, timeout_s=timeout_s)
     assert str(address) in caught.value.what
     assert "tvm-iovt tracker" in caught.value.do or "again" in caught.value.do
 
@@ -97,7 +95,7 @@ def test_answers_that_make_no_sense(said: bytes, seen: str) -> None:
     with (
         server(answer) as address,
         pytest.raises(DeviceError, match=seen),
-        Tracker(address, timeout_s=1) as tracker,
+        Tracker(address, timeout_s=60) as tracker,
     ):
         tracker.summary()
 
@@ -105,14 +103,12 @@ def test_answers_that_make_no_sense(said: bytes, seen: str) -> None:
 def test_a_tracker_that_falls_silent() -> None:
     def answer(connection: socket.socket) -> None:
         connection.sendall(MAGIC)
-        time.sleep(3)
+        silent(connection)
 
-    with server(answer) as address, Tracker(address, timeout_s=0.3) as tracker:
-        began_s = time.monotonic()
-        with pytest.raises(DeviceError, match=r"no answer in 0\.3 s"):
+    with server(answer) as address, Tracker(address, timeout_s=2) as tracker:
+        with pytest.raises(DeviceError, match=r"no answer in 2 s"):
             tracker.ping()
         assert tracker.request("any", wait_s=0.3) is None
-        assert time.monotonic() - began_s < 2
 
 
 def test_a_board_is_announced_handed_out_and_forgotten(own_lab: Any, processes: Any) -> None:
@@ -127,7 +123,7 @@ def test_a_board_is_announced_handed_out_and_forgotten(own_lab: Any, processes: 
         (queue,) = summary.queues
         assert (queue.key, queue.servers, queue.free, queue.pending) == ("a.b-c", 1, 1, 0)
         assert summary.queue("other") is None
-        assignment = tracker.request("a.b-c", wait_s=1)
+        assignment = tracker.request("a.b-c", wait_s=60)
         assert assignment is not None
         found = tracker.summary().heartbeat(assignment.address)
         assert found is not None
@@ -151,4 +147,4 @@ def test_a_board_is_announced_handed_out_and_forgotten(own_lab: Any, processes: 
         with Tracker(own_lab.tracker) as tracker:
             return tracker.summary().queue("a.b-c") is None
 
-    processes.until(is_forgotten, 10)
+    processes.until(is_forgotten)

@@ -20,7 +20,7 @@ def network(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Path
 
 def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tvm_iovt", "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def test_json_of_this_machine(network: Path) -> None:
@@ -63,7 +63,7 @@ def test_the_table(network: Path) -> None:
 def test_errors(network: Path, options: tuple[str, ...], code: int, words: str) -> None:
     began_s = time.monotonic()
     done = call(network, *options)
-    assert time.monotonic() - began_s < 30
+    assert time.monotonic() - began_s < 120
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "do:" in done.stderr

@@ -144,7 +144,7 @@ def test_help_imports_nothing_heavy():
         "import sys; from tvm_iovt.cli.main import run; run(['fuse', '--help']); "
         "sys.exit(' '.join({'torch', 'tvm', 'onnx', 'numpy'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "--input-shape" in done.stdout
 
@@ -155,5 +155,5 @@ def test_fusion_needs_no_tvm(tmp_path):
         f"assert run(['fuse', {str(DIGITS)!r}, '-o', {str(tmp_path / 'o.onnx')!r}]) == 0; "
         "sys.exit(' '.join({'torch', 'tvm', 'onnxslim'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

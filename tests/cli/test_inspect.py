@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm_iovt import bundle
 from tvm_iovt.cli.inspect import inspect
 from tvm_iovt.errors import BundleError, ModelError, UsageError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.types import (
     CpuSpec,
     Decision,
@@ -22,8 +23,6 @@ from tvm_iovt.types import (
     TargetSpec,
     TensorSpec,
     Tolerance,
-    from_json,
-    to_json,
 )
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ import pytest
 
 from tvm_iovt import errors
 from tvm_iovt.cli import main
+from tvm_iovt.cli.interrupts import InterruptedByUser
 from tvm_iovt.errors import IovtError, ModelError
 
 
@@ -84,6 +84,23 @@ def test_interrupt_hidden_in_another_error_is_found(outcome) -> None:
     assert outcome(error)[0] == 130
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_that_crossed_tvm_is_found(outcome, wrapped: bool) -> None:
+    import tvm
+
+    @tvm.transform.module_pass(opt_level=0)
+    def interrupted(_module, _context):
+        raise InterruptedByUser
+
+    with pytest.raises(RuntimeError) as caught:
+        interrupted(tvm.IRModule({}))
+    error: Exception = caught.value
+    if wrapped:
+        error = ModelError("TVM cannot generate code")
+        error.__cause__ = caught.value
+    assert outcome(error)[0] == 130
+
+
 def leaves(command: click.Command) -> list[click.Command]:
     if not isinstance(command, click.Group):
         return [command]
@@ -104,16 +121,15 @@ def test_unknown_verb_is_a_usage_error() -> None:
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from tvm_iovt.cli.main import run; code = run(['--help']);"
+        "import sys, time; from tvm_iovt.cli.main import run; code = run(['--help']);"
         "heavy = {'tvm', 'tvm_ffi', 'torch', 'onnx', 'onnxruntime', 'numpy', 'rich', 'optuna'};"
-        "sys.exit(f'{heavy & set(sys.modules)}' if heavy & set(sys.modules) else code)"
+        "code = f'{heavy & set(sys.modules)}' if heavy & set(sys.modules) else code;"
+        # The limit is 0.3 s on an idle machine; tests share theirs.
+        "sys.exit('too slow' if time.process_time() > 2 else code)"
     )
-    began_s = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "compile" in done.stdout
-    # The limit is 0.3 s on an idle machine; tests share theirs.
-    assert time.perf_counter() - began_s < 2
 
 
 def test_config_file_gives_defaults_that_flags_override(tmp_path: Path, capsys) -> None:

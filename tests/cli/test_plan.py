@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from tvm_iovt.cli.main import run
+from tvm_iovt.json_codec import from_json
 from tvm_iovt.partition.findings import OperatorSplits, ParetoFront, SharedServer, TraceReplay
 from tvm_iovt.planning.plan_file import PlanFile, read_plan
-from tvm_iovt.types import from_json
+from tvm_iovt.target_profiles import profile_toml
+from tvm_iovt.types import DeviceProfile, DtypePeak, KindFit, Roof
+from tvm_iovt.unit_laws import TERMS
 
 PAIR = ("--targets", "edge,server", "--link", "server=100MB,10us")
 
@@ -54,6 +57,36 @@ def test_one_model_as_json(plan: Any, funnel_model: Path):
     code, out, _ = plan(funnel_model, *PAIR, "--objective", "throughput", "--json")
     assert code == 0
     assert from_json(PlanFile, json.loads(out)).plan.objective == "throughput"
+
+
+def measured_with(threads: int) -> str:
+    """A server's profile of a law for one number of threads."""
+    roof = Roof(
+        threads=threads,
+        peaks=(DtypePeak(dtype="float32", flops_per_s=20e9 * threads),),
+        bandwidth_bytes_per_s=20e9,
+    )
+    fit = KindFit(
+        kind="pointwise",
+        threads=threads,
+        coefficients=(1.0,) * TERMS,
+        median_error=0.1,
+        samples=9,
+    )
+    return profile_toml(DeviceProfile(source="measured", roofs=(roof,), launch_s=1e-6, fits=(fit,)))
+
+
+@pytest.mark.parametrize(("threads", "notes"), [(1, 1), (4, 0)])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_threads_that_nobody_measured_are_told_once(
+    plan: Any, funnel_model: Path, tmp_path: Path, threads: int, notes: int, more: tuple[str, ...]
+):
+    file = tmp_path / "share" / "targets" / "server.toml"
+    file.write_text(file.read_text() + measured_with(threads))
+    code, _, err = plan(funnel_model, "--targets", "server", *more)
+    assert code == 0, err
+    assert err.count("note: server was measured with 1 thread at most") == notes
+    assert err.count("tvm-iovt targets probe server --tracker HOST:PORT --key KEY") == notes
 
 
 def test_the_front_marks_its_knee(plan: Any, funnel_model: Path, tmp_path: Path):

@@ -96,7 +96,7 @@ def test_an_interrupt_is_130_and_keeps(cut: Path, tmp_path: Path) -> None:
             assert time.monotonic() - began_s < 60
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=15)
+        _, err = process.communicate(timeout=60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -128,6 +128,8 @@ def test_an_interrupt_is_130_and_keeps(cut: Path, tmp_path: Path) -> None:
         ),
         (["--limit", "3"], 2, "--limit belongs to --pipeline"),
         (["--sequential"], 2, "--sequential belongs to --pipeline"),
+        (["--wait", "0"], 2, "--wait belongs to --pipeline"),
+        (["sample:3", "--pipeline", "--timeout", "9"], 2, "--wait and --timeout are for boards"),
     ],
 )
 def test_what_is_refused(
@@ -146,6 +148,8 @@ def test_boards_are_read() -> None:
         "host/1=x86": "box",
     }
     assert str(found["arm"].tracker) == "10.0.0.7:9190"
+    patient = board_requests("10.0.0.7", ["arm=rpi4"], 90.0, 300.0)["arm"]
+    assert (patient.wait_s, patient.timeout_s) == (90.0, 300.0)
     with pytest.raises(UsageError, match="two boards"):
         board_requests("10.0.0.7", ["arm=a", "arm=b"])
 

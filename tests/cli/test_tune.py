@@ -16,8 +16,8 @@ import pytest
 
 from tvm_iovt.cli.main import run
 from tvm_iovt.errors import DeviceError, TuningError
+from tvm_iovt.json_codec import from_json
 from tvm_iovt.tuning import events
-from tvm_iovt.types import from_json
 
 CLASSES = {
     cls.SCHEMA: cls

@@ -56,5 +56,5 @@ def test_listing_imports_neither_torch_nor_tvm():
         "import sys; from tvm_iovt.cli.zoo import zoo; zoo(['list'], standalone_mode=False); "
         "sys.exit(' '.join({'torch', 'tvm', 'onnx', 'PIL'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
+import tvm_iovt
 from tvm_iovt import bundle, runtime, targets
 from tvm_iovt.compiler import CompileOptions, compile_model
-from tvm_iovt.compiler.contents import is_one_board
+from tvm_iovt.compiler.contents import is_one_board, plan_name, specs_of
 from tvm_iovt.errors import TargetError, UsageError
 from tvm_iovt.planning.model_plan import PlanOptions, plan_model
 from tvm_iovt.planning.plan_file import read_plan, write_plan
@@ -106,6 +110,15 @@ def test_a_plan_is_written_edited_and_replayed(small_model: Path, tmp_path: Path
     assert first.units[-1] == moved
     assert moved not in second.units
     assert result.manifest.deployments[0].discrepancy.passed
+
+
+def test_python_takes_plans_by_name_and_cuts_alone(small_model: Path, tmp_path: Path) -> None:
+    file = tvm_iovt.plan(small_model, targets=TWO, cuts=("conv0",))
+    write_plan(tmp_path / "plan.json", file)
+    result = tvm_iovt.compile(
+        small_model, output=tmp_path / "named.iovt", plan=str(tmp_path / "plan.json")
+    )
+    assert len(result.manifest.deployments[0].plan.stages) == 2
 
 
 def test_an_edited_plan_that_makes_no_network_is_refused(small_model, tmp_path: Path) -> None:
@@ -207,3 +220,36 @@ def test_prepared_plans_are_deployments_of_their_own(deep_model, tmp_path: Path)
     cuts = {tuple(s.units for s in file.plan.stages) for file in result.plans}
     assert len(cuts) == len(names)
     assert all(d.discrepancy.passed for d in result.manifest.deployments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cuts": ("relu_1",), "prepare": 2}, "nothing to choose beside --cuts"),
+        ({"plan": Path("plan.json"), "prepare": 2}, "nothing to choose beside --plan"),
+        ({"objective": "latency", "prepare": -1}, "cannot be prepared"),
+    ],
+)
+def test_prepared_plans_are_for_objectives(options, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        specs_of(CompileOptions(targets="host/1,host/1", **options), None)
+
+
+def test_names_of_plans_differ() -> None:
+    def file(*sizes: int) -> Any:
+        units = iter("abcd")
+        stages = [
+            SimpleNamespace(target="host", units=tuple(itertools.islice(units, size)))
+            for size in sizes
+        ]
+        return SimpleNamespace(plan=SimpleNamespace(stages=stages))
+
+    taken: list[str] = []
+    for sizes in ((3, 1), (2, 2), (2, 2), (2, 2)):
+        taken.append(plan_name(file(*sizes), taken))
+    assert taken == [
+        "host+host",
+        "host+host after 2",
+        "host+host after 2 (2)",
+        "host+host after 2 (3)",
+    ]

@@ -150,6 +150,17 @@ def test_arrays_that_do_not_fit(tmp_path: Path, content: dict[str, Any], said: s
         opened(tmp_path / "x.npz", VECTOR)
 
 
+def test_integers_that_would_wrap(tmp_path: Path) -> None:
+    spec = TensorSpec(name="vector", shape=(1, 5), dtype="int8")
+    np.savez(tmp_path / "a.npz", vector=np.full((3, 5), 100, np.int32))
+    (first, *_) = open_frames(str(tmp_path / "a.npz"), (spec,), None, {})
+    assert first["vector"].tolist() == [[100] * 5]
+    np.savez(tmp_path / "b.npz", vector=np.full((3, 5), 200, np.int32))
+    with pytest.raises(UsageError, match="do not fit the input") as caught:
+        list(open_frames(str(tmp_path / "b.npz"), (spec,), None, {}))
+    assert "200 to 200" in caught.value.seen
+
+
 def test_inputs_of_different_length(tmp_path: Path) -> None:
     other = TensorSpec(name="other", shape=(1, 2), dtype="float32")
     np.savez(tmp_path / "x.npz", vector=np.ones((4, 5)), other=np.ones((3, 2)))

@@ -5,6 +5,7 @@ The enumeration shares no code with the planners: it walks all sequences of stag
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -24,6 +25,7 @@ def _unit(index: int, rng: random.Random) -> Unit:
         name=f"u{index}",
         operators=(f"op{index}",),
         kind="conv",
+        dtype="int8",  # of weights, too: all of their bytes are read
         flops=rng.randrange(20),
         bytes_in=rng.randrange(6),
         bytes_out=rng.randrange(6),
@@ -73,8 +75,43 @@ def _route(rng: random.Random, start: str, end: str) -> Route:
     )
 
 
+def _faster(route: Route, factor: float) -> Route:
+    return Route(
+        hops=tuple(
+            dataclasses.replace(
+                hop, bytes_per_s=hop.bytes_per_s * factor, latency_s=hop.latency_s / factor
+            )
+            for hop in route.hops
+        )
+    )
+
+
+def _sharing(devices: Sequence[Device], rng: random.Random) -> tuple[Device, ...]:
+    """The devices with memories that some of them share, mostly slow ones."""
+    rates = {group: rng.choice((1.0, 4.0, 8.0, 16.0, 40.0)) for group in "ab"}
+    both = rng.random() < 0.4
+    return tuple(
+        dataclasses.replace(
+            device,
+            memory_group=rng.choice("ab") if both else rng.choice(("a", "a", "a", "")),
+            shared_bandwidth_bytes_per_s=rng.choice((1.0, 1.0, 0.5)) * rates["ab"[i % 2]]
+            if rng.random() < 0.9
+            else rates["a"],
+            cache_bytes=rng.choice((0, 0, 3, 10, 30)),
+        )
+        for i, device in enumerate(devices)
+    )
+
+
 def _problem(
-    seed: int, *, units: int, devices: int, chain: bool, limits: bool = True, gaps: bool = True
+    seed: int,
+    *,
+    units: int,
+    devices: int,
+    chain: bool,
+    limits: bool = True,
+    gaps: bool = True,
+    sharing: bool = False,
 ) -> Problem:
     rng = random.Random(seed)
     edges = _chain_edges(units, rng) if chain else _graph_edges(units, rng)
@@ -86,7 +123,7 @@ def _problem(
         return math.inf if rng.random() < missing else rng.choice((0.0, 1.0, rng.random())) * speed
 
     names = [f"d{i}" for i in range(devices)] + ["home"]
-    return Problem(
+    problem = Problem(
         graph=graph,
         devices=tuple(
             Device(
@@ -103,6 +140,16 @@ def _problem(
         ),
         routes=tuple(tuple(Route() if a == b else _route(rng, a, b) for b in names) for a in names),
     )
+    if not sharing:
+        return problem
+    rng = random.Random(~seed)
+    return dataclasses.replace(
+        problem,
+        devices=_sharing(problem.devices, rng),
+        routes=tuple(
+            tuple(_faster(way, rng.choice((5, 50))) for way in ways) for ways in problem.routes
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +161,8 @@ class Counted:
     throughput: float
     memory: float
     energy: float
+    busy: float = 0.0
+    """Seconds of the memory that is busy longest; of one that a single stage uses, too."""
 
 
 class _Enumeration:
@@ -130,7 +179,26 @@ class _Enumeration:
             self.sets = [s for s in map(frozenset, every) if self.closed(s)]
         self.bytes = {s: self.crossing(s) for s in self.sets}
         self.larger = {s: [b for b in self.sets if s < b] for s in self.sets}
-        self.stages: dict[tuple[frozenset[int], frozenset[int], int], tuple[float, int]] = {}
+        self.stages: dict[tuple[frozenset[int], frozenset[int], int], tuple[float, int, float]] = {}
+        self.rates = self.memories()
+
+    def memories(self) -> dict[str, float]:
+        """Bytes a second of the memories that are known to all devices that have them."""
+        found: dict[str, list[float]] = {}
+        for device in self.problem.devices:
+            found.setdefault(device.memory_group, []).append(device.shared_bandwidth_bytes_per_s)
+        return {group: max(rates) for group, rates in found.items() if group and min(rates)}
+
+    def moved(self, own: frozenset[int], device: int, seconds: float) -> float:
+        """Seconds that a stage keeps the memory of its device busy."""
+        limits = self.problem.devices[device]
+        rate = self.rates.get(limits.memory_group, math.inf)
+        units = [self.problem.graph.units[u] for u in own]
+        nbytes = max(sum(unit.bytes_weights for unit in units) - limits.cache_bytes, 0)
+        for unit in units:
+            nbytes += max(unit.bytes_in - limits.cache_bytes, 0)
+            nbytes += max(unit.bytes_out - limits.cache_bytes, 0)
+        return min(nbytes / rate, seconds)
 
     def closed(self, inside: frozenset[int]) -> bool:
         return not any(
@@ -146,18 +214,24 @@ class _Enumeration:
                 total += nbytes
         return total
 
-    def stage(self, done: frozenset[int], then: frozenset[int], device: int) -> tuple[float, int]:
+    def stage(
+        self, done: frozenset[int], then: frozenset[int], device: int
+    ) -> tuple[float, int, float]:
+        """Seconds, infinite where it does not fit; bytes; seconds of a shared memory."""
         key = (done, then, device)
         if key not in self.stages:
             own = then - done
             units = self.problem.graph.units
-            seconds = self.problem.devices[device].stage_s
+            whole = len(own) == len(self.units)  # which is called, and no stage of a pipeline
+            seconds = 0.0 if whole else self.problem.devices[device].stage_s
             seconds += sum(self.problem.unit_s[device][u] for u in own)
             memory = sum(units[u].bytes_weights for u in own)
             memory += max(units[u].bytes_in + units[u].bytes_out for u in own)
             memory += 2 * self.bytes[done] + 2 * self.bytes[then]
             limit = self.problem.devices[device].memory_bytes
-            self.stages[key] = math.inf if limit and memory > limit else seconds, memory
+            fits = not limit or memory <= limit
+            busy = self.moved(own, device, seconds)
+            self.stages[key] = seconds if fits else math.inf, memory, busy
         return self.stages[key]
 
     def hops(self, start: int, end: int, nbytes: int) -> list[float]:
@@ -167,20 +241,30 @@ class _Enumeration:
         return [hop.latency_s + nbytes / hop.bytes_per_s for hop in ways] or [0.0]
 
     def walk(
-        self, done: frozenset[int], devices: tuple[int, ...], sums: tuple[float, float, int, float]
+        self,
+        done: frozenset[int],
+        devices: tuple[int, ...],
+        sums: tuple[float, float, int, float, tuple[float, ...]],
     ) -> Iterator[Counted]:
-        latency, period, memory, energy = sums
+        latency, period, memory, energy, busy = sums
         home = self.problem.home
         if len(done) == len(self.units):
             sent = self.hops(devices[-1], home, self.bytes[done])
-            yield Counted(devices, latency + sum(sent), max(period, *sent), memory, energy)
+            shared: dict[str, float] = {}
+            for device, seconds in zip(devices, busy, strict=True):
+                group = self.problem.devices[device].memory_group
+                shared[group] = shared.get(group, 0.0) + (seconds if group else 0.0)
+            busiest = max(shared.values())
+            yield Counted(
+                devices, latency + sum(sent), max(period, busiest, *sent), memory, energy, busiest
+            )
             return
         for device in range(home):
             if device in devices:
                 continue
             moved = self.hops(devices[-1] if devices else home, device, self.bytes[done])
             for then in self.larger[done]:
-                seconds, needed = self.stage(done, then, device)
+                seconds, needed, moving = self.stage(done, then, device)
                 if seconds == math.inf:
                     continue
                 now = (
@@ -188,20 +272,22 @@ class _Enumeration:
                     max(period, seconds, *moved),
                     max(memory, needed),
                     energy + seconds * self.problem.devices[device].active_w,
+                    (*busy, moving),
                 )
                 yield from self.walk(then, (*devices, device), now)
 
 
 def _enumerate(problem: Problem, *, prefixes_only: bool = False) -> list[Counted]:
-    walk = _Enumeration(problem, prefixes_only).walk(frozenset(), (), (0.0, 0.0, 0, 0.0))
+    walk = _Enumeration(problem, prefixes_only).walk(frozenset(), (), (0.0, 0.0, 0, 0.0, ()))
     return list(walk)
 
 
 @pytest.fixture(scope="session")
 def make_problem() -> Callable[..., Problem]:
-    """`make_problem(seed, units=, devices=, chain=, limits=, gaps=)`.
+    """`make_problem(seed, units=, devices=, chain=, limits=, gaps=, sharing=)`.
 
-    With `limits` some devices have little memory, with `gaps` some units cannot run on some.
+    With `limits` some devices have little memory, with `gaps` some units cannot run on some, with
+    `sharing` some wait for the memory of others.
     """
     return _problem
 

@@ -21,7 +21,8 @@ def test_periods_equal_enumeration(part, make_problem, all_placements):
     for seed in range(part * 600, part * 600 + 600):
         rng = random.Random(-seed)
         units = rng.randrange(8, 13) if rng.random() < 0.01 else rng.randrange(2, 7)
-        problem = make_problem(seed, units=units, devices=2, chain=rng.random() < 0.2)
+        chain, sharing = rng.random() < 0.2, part == 1
+        problem = make_problem(seed, units=units, devices=2, chain=chain, sharing=sharing)
         order = rng.choice((None, (0, 1)))
         expected = least(all_placements(problem), order)
         found = cut_for_rate(problem, order)
@@ -37,7 +38,10 @@ def test_periods_equal_enumeration(part, make_problem, all_placements):
 def test_parametric_search_keeps_its_bound(make_problem, all_placements):
     gaps = []
     for seed in range(120):
-        problem = make_problem(seed, units=6, devices=2, chain=False, limits=seed % 3 == 0)
+        limits, sharing = seed % 3 == 0, seed % 4 == 3
+        problem = make_problem(
+            seed, units=6, devices=2, chain=False, limits=limits, sharing=sharing
+        )
         found = cut_for_rate(problem, limit=1)
         expected = least(all_placements(problem), None)
         if expected is None:

@@ -135,11 +135,12 @@ def test_what_is_no_placement_is_refused(problem, stages):
         evaluate(problem, Placement(stages=stages))
 
 
-def test_evaluations_equal_the_enumeration(make_problem, all_placements):
+@pytest.mark.parametrize("sharing", [False, True])
+def test_evaluations_equal_the_enumeration(sharing, make_problem, all_placements):
     """Every feasible placement by closed sets is evaluated to the numbers counted by hand."""
     compared = 0
     for seed in range(60):
-        problem = make_problem(seed, units=4, devices=2, chain=False)
+        problem = make_problem(seed, units=4, devices=2, chain=False, sharing=sharing)
         counted = defaultdict(list)
         for one in all_placements(problem):
             counted[one.devices].append((one.latency, one.throughput, one.memory, one.energy))

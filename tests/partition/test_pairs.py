@@ -12,11 +12,15 @@ from tvm_iovt.partition.ideals import TooManyIdealsError
 from tvm_iovt.partition.pairs import best_pair
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_pairs_equal_enumeration(objective, make_problem, all_placements):
+@pytest.mark.parametrize(
+    ("objective", "sharing"),
+    [*((objective, False) for objective in OBJECTIVES), ("throughput", True)],
+)
+def test_pairs_equal_enumeration(objective, sharing, make_problem, all_placements):
     for seed in range(400):
         rng = random.Random(-seed)
-        problem = make_problem(seed, units=rng.randrange(1, 7), devices=2, chain=False)
+        units = rng.randrange(1, 7)
+        problem = make_problem(seed, units=units, devices=2, chain=False, sharing=sharing)
         order = rng.choice((None, (0, 1), (1, 0)))
         cuts = [
             one

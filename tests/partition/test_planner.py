@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_iovt.errors import TargetError, UsageError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.partition import bottleneck, ideals, methods
 from tvm_iovt.partition.evaluate import OBJECTIVES, Evaluator
 from tvm_iovt.partition.pairs import best_pair
 from tvm_iovt.partition.placement import Placement, placement_of
 from tvm_iovt.partition.planner import plan, plan_cuts, plan_stated
 from tvm_iovt.partition.problem import Route
-from tvm_iovt.types import from_json, to_json
 
 
 def value(made, objective):

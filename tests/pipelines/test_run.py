@@ -13,6 +13,8 @@ from tvm_iovt.errors import BundleError, UsageError
 from tvm_iovt.frames import open_frames
 from tvm_iovt.pipelines import PipelineError, run_pipeline
 from tvm_iovt.pipelines import run as run_module
+from tvm_iovt.runtime import adaptation
+from tvm_iovt.runtime.adaptation import DriftSettings
 from tvm_iovt.runtime.timeline import COMPUTE
 from tvm_iovt.types import TensorSpec
 
@@ -60,6 +62,9 @@ def test_every_frame_comes_out_in_order(
         count=lambda done, total: told.append((done, total)),
     )
     assert outcome.frames == FRAMES
+    assert [place.split(":")[0] for place in outcome.places] == [
+        f"stage {index}, host" for index in range(3)
+    ]
     assert told == [(done, FRAMES) for done in range(1, FRAMES + 1)]
     np.testing.assert_allclose(
         stored(tmp_path / "out"), expected(stream, staged_bundle), rtol=1e-4, atol=1e-3
@@ -213,8 +218,15 @@ def adaptable(tmp_path_factory: pytest.TempPathFactory, staged_bundle: Any) -> P
 
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_run_adapts(
-    adaptable: Path, tmp_path: Path, staged_bundle: Any, sequential: bool
+    adaptable: Path,
+    tmp_path: Path,
+    staged_bundle: Any,
+    sequential: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A few frames of microseconds: what is noise, and too short to believe in, for a real stream.
+    settings = DriftSettings(floor_s=0.0, deviations=0.0, patience_s=0.0, dwell_s=0.0)
+    monkeypatch.setattr(adaptation, "DriftSettings", lambda: settings)
     images = np.random.default_rng(3).standard_normal((200, 3, 16, 16)).astype(np.float32)
     np.savez(tmp_path / "images.npz", image=images)
     told: list[str] = []

@@ -8,8 +8,9 @@ import pytest
 
 from tvm_iovt import targets
 from tvm_iovt.planning.links import parse_link
-from tvm_iovt.planning.places import HERE, home_of, machine_of, routes_of
+from tvm_iovt.planning.places import HERE, devices_of, home_of, machine_of, routes_of
 from tvm_iovt.types import Link, TargetSpec
+from tvm_iovt.unit_times import profile_of
 
 
 def named(name: str, base: str = "arm", **changes: object) -> TargetSpec:
@@ -88,3 +89,80 @@ def test_stated_links_come_before_those_of_the_target_and_these_before_assumed_o
     assert hop(board).bytes_per_s == 5e6
     assert hop(board, "arm=1MB,1ms").bytes_per_s == 1e6
     assert hop(named("arm")).source == "assumed"
+
+
+def costs(*specs: TargetSpec, **options: bool) -> list[float]:
+    return [device.stage_s for device in devices_of(specs, **options)]
+
+
+def measured(spec: TargetSpec, stage_s: float) -> TargetSpec:
+    return dataclasses.replace(
+        spec, profile=dataclasses.replace(profile_of(spec), source="measured", stage_s=stage_s)
+    )
+
+
+def test_a_stage_of_the_callers_machine_costs_what_was_measured_there():
+    here = measured(dataclasses.replace(HOST, name="host/1"), 42e-6)
+    again = dataclasses.replace(here, name="host/1~2")
+    assert costs(here, again) == [42e-6, 42e-6]
+    gpu = targets.load("cuda")
+    assert costs(here, gpu) == [42e-6, 42e-6]  # the same process launches its kernels
+
+
+def test_a_stage_that_nobody_measured_costs_something():
+    specs = [dataclasses.replace(HOST, name=name, profile=None) for name in ("host/1", "host/1~2")]
+    first, second = costs(*specs)
+    assert first == second
+    assert 10e-6 < first < 1e-3
+
+
+def test_a_stage_behind_a_link_costs_nothing_more():
+    here = measured(HOST, 42e-6)
+    assert costs(here, measured(ARM, 50e-6)) == [42e-6, 0.0]
+    assert costs(here, ARM, pipeline=False) == [0.0, 0.0]
+
+
+def with_memory(
+    spec: TargetSpec, *rates: tuple[int, float], cache_bytes: int = 1 << 20
+) -> TargetSpec:
+    profile = profile_of(spec)
+    roofs = tuple(
+        dataclasses.replace(profile.roofs[0], threads=threads, bandwidth_bytes_per_s=rate)
+        for threads, rate in rates
+    )
+    profile = dataclasses.replace(profile, roofs=roofs, cache_bytes=cache_bytes)
+    return dataclasses.replace(spec, profile=profile)
+
+
+def memories(*specs: TargetSpec) -> list[tuple[str, float, int]]:
+    return [
+        (device.memory_group, device.shared_bandwidth_bytes_per_s, device.cache_bytes)
+        for device in devices_of(specs)
+    ]
+
+
+def one_core(name: str, *rates: tuple[int, float], **options: int) -> TargetSpec:
+    spec = named(name, cpu=dataclasses.replace(ARM.cpu, cores=1))
+    return with_memory(spec, *rates, **options)
+
+
+def test_cpus_of_a_machine_share_what_its_memory_can_do():
+    rates = ((1, 5e9), (4, 12e9))
+    pair = [one_core(name, *rates) for name in ("arm/1", "arm/1~2")]
+    assert memories(*pair) == [("arm", 12e9, 1 << 20)] * 2
+    # nobody measured more than a thread: two get no more than twice as much
+    pair = [one_core(name, (1, 5e9)) for name in ("arm/1", "arm/1~2")]
+    assert memories(*pair) == [("arm", 10e9, 1 << 20)] * 2
+
+
+def test_of_a_memory_behind_an_unknown_cache_nothing_is_said():
+    assert memories(one_core("arm/1", (1, 5e9), cache_bytes=0)) == [("arm", 0.0, 0)]
+    assert memories(dataclasses.replace(HOST, profile=None))[0][1] == 0.0
+
+
+def test_a_gpu_shares_the_memory_of_a_machine_that_it_names():
+    gpu = with_memory(CUDA_ON_ARM, (1, 100e9))
+    assert [group for group, *_ in memories(ARM, gpu)] == ["arm", ""]
+    board = dataclasses.replace(gpu, machine="board")
+    cpu = with_memory(dataclasses.replace(ARM, machine="board"), (1, 5e9), (4, 20e9))
+    assert memories(cpu, board) == [("board", 20e9, 1 << 20), ("board", 100e9, 1 << 20)]

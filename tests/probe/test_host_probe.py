@@ -18,7 +18,7 @@ from tvm_iovt.tuning.worker_process import WorkerLost
 from tvm_iovt.types import CpuSpec, TargetSpec
 from tvm_iovt.unit_times import bound_s, profile_source, unit_time_s
 
-PEAK, CACHE, MEMORY, LAUNCH_S = 50e9, 40e9, 8e9, 3e-6
+PEAK, CACHE, MEMORY, LAUNCH_S, STAGE_S = 50e9, 40e9, 8e9, 3e-6, 70e-6
 CPU = CpuSpec(
     arch="x86_64",
     triple="x86_64-linux-gnu",
@@ -90,6 +90,10 @@ class FakeTimer:
         assert family == "layout_change"
         return 4 * math.prod(arguments) / 2e9
 
+    def stage(self) -> tuple[float, float]:
+        assert self.speed == 1  # the stages' own threads compute
+        return STAGE_S, 0.1
+
     def network(self, family: str, turn: int, _budget_s: float) -> TimedNetwork:
         rng = np.random.default_rng([turn, len(family)])
         units = tuple(pointwise(i, rng) for i in range(12))
@@ -123,6 +127,8 @@ def test_numbers_of_a_known_device_are_found(result: Any) -> None:
     assert result.profile.launch_s == pytest.approx(LAUNCH_S)
     assert result.profile.boundary_bytes_per_s == pytest.approx(1e9)
     assert 0 < result.profile.handoff_s < 0.1
+    assert result.profile.stage_s == STAGE_S
+    assert "stage beside its kernels" in {finding.what for finding in result.findings}
     assert result.profile.shared_slowdown == 1.25
     assert result.profile.device == host_cpu.model()
     assert all(timer.closed for timer in FakeTimer.made)
@@ -140,10 +146,14 @@ def test_predictions_follow_what_was_measured(result: Any) -> None:
 
 
 def test_quick_measures_one_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeTimer.made.clear()
-    found = host_probe.probe_host(SPEC, quick=True, timer=FakeTimer)
-    assert [roof.threads for roof in found.profile.roofs] == [2]
-    assert len(FakeTimer.made) == 1
+    for cores, timers, stage_s in ((2, 2, STAGE_S), (1, 1, 0.0)):
+        monkeypatch.setattr(host_cpu, "usable_cores", lambda cores=cores: cores)
+        FakeTimer.made.clear()
+        found = host_probe.probe_host(SPEC, quick=True, timer=FakeTimer)
+        assert [roof.threads for roof in found.profile.roofs] == [2]
+        assert len(FakeTimer.made) == timers
+        assert found.profile.stage_s == stage_s
+        assert all(timer.closed for timer in FakeTimer.made)
 
 
 def test_a_dead_process_is_a_device_error() -> None:

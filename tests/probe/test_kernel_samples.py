@@ -75,3 +75,27 @@ def test_a_kernel_of_another_width_is_no_sample(channels: int) -> None:
     assert found(units(("conv", 8)), ("fused_conv2d", channels, 1.0)) == (
         {"conv0": 1.0} if channels == 8 else {}
     )
+
+
+def test_conversions_are_kernels_of_images_as_they_come() -> None:
+    chain = [
+        unit(index, *pair)
+        for index, pair in enumerate(
+            [("elementwise", 3), ("conv", 8), ("depthwise", 8), ("pool", 8), ("elementwise", 8)]
+        )
+    ]
+    timed = [
+        TimedKernel(name="quantize", shape=(1, 3, 4, 4), seconds=1.0),  # channels first
+        TimedKernel(name="fused_int8_conv2d_add_multiply_quantize1", shape=(1, 4, 4, 8), seconds=2),
+        TimedKernel(name="fused_int8_depthwise_conv2d_quantize2", shape=(1, 4, 4, 8), seconds=3.0),
+        TimedKernel(name="dequantize4", shape=(1, 4, 4, 8), seconds=0.5),  # for what pools it
+        TimedKernel(name="fused_max_pool2d_quantize3", shape=(1, 4, 4, 8), seconds=4.0),
+        TimedKernel(
+            name="fused_dequantize4_dequantize_add_quantize", shape=(1, 4, 4, 8), seconds=5.0
+        ),
+    ]
+    found = samples_of(chain, timed)
+    assert [(sample.unit.kind, sample.seconds) for sample in found] == [
+        ("elementwise", 1.0), ("conv", 2.0), ("depthwise", 3.0), ("pool", 4.5),
+        ("elementwise", 5.0),
+    ]  # fmt: skip

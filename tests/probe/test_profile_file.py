@@ -53,6 +53,7 @@ PROFILE = DeviceProfile(
     ),
     launch_s=1.5e-6,
     handoff_s=2e-5,
+    stage_s=8e-5,
     boundary_bytes_per_s=3e9,
     cache_bytes=1 << 20,
     fits=(

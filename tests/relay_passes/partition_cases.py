@@ -10,7 +10,13 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from relay_passes import AnnotateCost, read_costs, stage_interfaces, stage_module
-from tests.relay_passes.fusion_cases import RelaxNet, canonical, relax_module, run
+from tests.relay_passes.fusion_cases import (
+    RelaxNet,
+    canonical,
+    relax_module,
+    run,
+    virtual_machine,
+)
 
 IMAGE = (1, 4, 6, 6)
 
@@ -117,8 +123,7 @@ class _Renaming(PyExprMutator):
 
 def run_each(modules: list[tvm.IRModule], *arrays: np.ndarray) -> list[list[np.ndarray]]:
     """What `main` of each module returns."""
-    executable = tvm.compile(side_by_side(modules), "llvm")
-    machine = relax.VirtualMachine(executable, tvm.cpu())
+    machine = virtual_machine(side_by_side(modules))
     results = []
     for index in range(len(modules)):
         result = machine[f"main_{index}"](*[tvm.runtime.tensor(a) for a in arrays])

@@ -16,6 +16,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from relay_passes import DequantizeAfterConv
+from tests.relay_passes.fusion_cases import virtual_machine
 from tvm_iovt.frontend.reference import OnnxReference
 from tvm_iovt.types import Decision
 
@@ -94,7 +95,7 @@ def assert_exact(model: onnx.ModelProto, mod: tvm.IRModule) -> None:
     (value,) = model.graph.input
     shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32) * 2
-    machine = relax.VirtualMachine(tvm.compile(mod, "llvm"), tvm.cpu())
+    machine = virtual_machine(mod)
     found = machine["main"](tvm.runtime.tensor(x)).numpy()
     np.testing.assert_array_equal(found, OnnxReference(model)({"x": x})["y"])
 

@@ -13,6 +13,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from relay_passes import FoldClip
+from tests.relay_passes.fusion_cases import virtual_machine
 from tvm_iovt.types import Decision
 
 X = np.linspace(-9, 9, 37).astype(np.float32)
@@ -28,7 +29,7 @@ def operators(mod: tvm.IRModule) -> list[str]:
 
 
 def run(mod: tvm.IRModule, *arrays: np.ndarray) -> np.ndarray:
-    machine = relax.VirtualMachine(tvm.compile(mod, "llvm"), tvm.cpu())
+    machine = virtual_machine(mod)
     return machine["main"](*[tvm.runtime.tensor(a) for a in arrays]).numpy()
 
 

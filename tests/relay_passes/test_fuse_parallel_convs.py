@@ -28,6 +28,7 @@ from tests.relay_passes.fusion_cases import (
     operators,
     refusals,
     relax_module,
+    virtual_machine,
 )
 
 IMAGE = (2, 4, 6, 5)
@@ -305,9 +306,7 @@ def test_symbolic_image() -> None:
     after, _ = fuse(FuseParallelConvs, before)
     assert count(after, CONV) == 1
     arrays = np.random.default_rng(0).standard_normal((1, 4, 7, 6)).astype(np.float32)
-    machine = [
-        relax.VirtualMachine(tvm.compile(m, "llvm"), tvm.cpu())["main"] for m in (before, after)
-    ]
+    machine = [virtual_machine(m)["main"] for m in (before, after)]
     expected, found = (m(tvm.runtime.tensor(arrays)).numpy() for m in machine)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -12,6 +12,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from relay_passes import RestoreClip
+from tests.relay_passes.fusion_cases import virtual_machine
 from tvm_iovt.types import Decision
 
 
@@ -35,7 +36,7 @@ def operators(mod: tvm.IRModule) -> list[str]:
 
 
 def run(mod: tvm.IRModule, *arrays: np.ndarray) -> np.ndarray:
-    machine = relax.VirtualMachine(tvm.compile(mod, "llvm"), tvm.cpu())
+    machine = virtual_machine(mod)
     return machine["main"](*[tvm.runtime.tensor(a) for a in arrays]).numpy()
 
 

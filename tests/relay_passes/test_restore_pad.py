@@ -13,6 +13,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from relay_passes import RestorePad
+from tests.relay_passes.fusion_cases import virtual_machine
 from tvm_iovt.types import Decision
 
 X = np.arange(1, 1 + 2 * 3 * 4, dtype=np.float32).reshape(1, 2, 3, 4)
@@ -42,7 +43,7 @@ def canonical(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def run(mod: tvm.IRModule) -> np.ndarray:
-    machine = relax.VirtualMachine(tvm.compile(mod, "llvm"), tvm.cpu())
+    machine = virtual_machine(mod)
     return machine["main"](tvm.runtime.tensor(X)).numpy()
 
 

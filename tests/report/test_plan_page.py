@@ -21,7 +21,7 @@ def test_everything_is_there(planned):
         "mobilenet_v2",
         "Three stages give 1.8 times",
         "throughput: most frames a second",
-        "The period is that of the kernels of stage 0.",
+        "The period is that of the work of stage 0.",
         "arm → x86",
         "one unit later arm would set the period",
         "the whole network on x86",

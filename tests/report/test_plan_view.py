@@ -47,11 +47,14 @@ def test_what_sets_the_period():
     def words(*stages, period_s=0.02):
         return plan_view.sets_period(prediction(*stages, period_s=period_s))
 
-    assert words((0, 0.02, 0), (0.01, 0.01, 0)) == "the kernels of stage 0"
+    assert words((0, 0.02, 0), (0.01, 0.01, 0)) == "the work of stage 0"
     assert words((0, 0.01, 0), (0.02, 0.01, 0)) == "the transfer to stage 1"
     assert words((0, 0.01, 0), (0, 0.01, 0.02)) == "the transfer from stage 1 to the caller"
-    assert words((0, 0.02, 0), (0, 0.0201, 0)).count("kernels") == 2
+    assert words((0, 0.02, 0), (0, 0.0201, 0)).count("the work of") == 2
     assert words((0, 0.01, 0), period_s=0.5) == ""
+    waiting = prediction((0, 0.01, 0), (0, 0.01, 0), period_s=0.02)
+    waiting = dataclasses.replace(waiting, memory_s=0.02)
+    assert plan_view.sets_period(waiting) == "the memory that stages share"
 
 
 def test_frames_a_second():

@@ -21,6 +21,7 @@ from tvm_iovt import bundle
 from tvm_iovt.build.link import find_linker
 from tvm_iovt.discrepancy import compare
 from tvm_iovt.errors import ToolchainError
+from tvm_iovt.json_codec import to_json
 from tvm_iovt.types import (
     CpuSpec,
     Deployment,
@@ -32,7 +33,6 @@ from tvm_iovt.types import (
     TargetSpec,
     TensorSpec,
     Tolerance,
-    to_json,
 )
 
 INPUT = TensorSpec(name="image", shape=(1, 3, 16, 16), dtype="float32")

@@ -15,7 +15,9 @@ from tvm_iovt.runtime.adaptive_pipeline import AdaptivePipeline
 from tvm_iovt.runtime.pipeline import Pipeline
 from tvm_iovt.runtime.pipeline_stage import StageError
 
-QUICK = DriftSettings(dwell_frames=12, patience=5, half_life_frames=1e9)
+QUICK = DriftSettings(
+    dwell_frames=12, dwell_s=0.0, patience=5, patience_s=0.0, half_life_frames=1e9
+)
 
 
 def prepared(name: str, *targets: str) -> PreparedCut:

@@ -364,14 +364,13 @@ def test_cold_start_memory_and_imports(host_bundle: Path) -> None:
     found = run_python(
         """
         import json, pathlib, re, sys, time
-        began = time.perf_counter()
         import numpy as np
         from tvm_iovt import runtime
         executor = runtime.load(sys.argv[1])
         executor.run({"image": np.zeros((1, 3, 16, 16), np.float32)})
         status = pathlib.Path("/proc/self/status").read_text
         print(json.dumps({
-            "seconds": time.perf_counter() - began,
+            "seconds": time.process_time(),  # whatever else the machine does
             # Not getrusage: its maximum includes the parent's memory at the time of the fork.
             "peak_kb": int(re.search(r"VmHWM:\\s*(\\d+)", status())[1]),
             "modules": sorted({name.split(".")[0] for name in sys.modules}),
@@ -379,7 +378,7 @@ def test_cold_start_memory_and_imports(host_bundle: Path) -> None:
         """,
         str(host_bundle),
     )
-    # 0.2 s and 70 MB on an idle machine; the bounds leave room for a busy one.
+    # 0.3 s and 70 MB on an idle machine; the bounds leave room for a slow one.
     assert found["seconds"] < 3
     assert found["peak_kb"] < 200_000
     forbidden = {"tvm", "torch", "onnx", "onnxruntime", "onnxslim", "click", "rich"}

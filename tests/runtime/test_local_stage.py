@@ -261,7 +261,7 @@ def test_each_thread_has_a_pool_and_cpus_of_its_own(bind: str) -> None:
 
 
 PARALLEL = """
-import json, sys, time
+import json, sys
 from pathlib import Path
 from tvm_iovt import bundle
 from tvm_iovt.runtime import libtvm
@@ -269,6 +269,8 @@ from tvm_iovt.runtime.local_stage import LocalStage
 from tvm_iovt.runtime.pipeline import Pipeline
 from tvm_iovt.runtime.pipeline_stage import stages_of
 
+# Threads pass the interpreter's lock on only where they give it up themselves.
+sys.setswitchinterval(1000)
 path = Path(sys.argv[1])
 manifest = bundle.read_manifest(path)
 (deployment,) = manifest.deployments
@@ -277,33 +279,31 @@ inputs, _ = bundle.load_sample(path, manifest.sample.file)
 stages = stages_of(
     deployment.plan, lambda i: LocalStage(path, deployment, i, ffi, threads=1, cpus=(i,))
 )
-rates = []
-for sequential in (True, False, True, False):
+found = {}
+for sequential in (True, False):
     with Pipeline(stages, ["y"], sequential=sequential) as pipeline:
         for _ in pipeline.run([inputs] * 60):
             pass
-        rates.append(pipeline.statistics().frames_per_s)
-print(json.dumps(rates))
+        timeline = pipeline.timeline()
+    first, second = (timeline.of(i, "compute") for i in range(2))
+    found[str(sequential)] = sum(
+        a.start_s < b.end_s and b.start_s < a.end_s for a in first for b in second
+    )
+print(json.dumps(found))
 """
 
 
-def test_two_equal_stages_on_a_core_each_are_faster_than_one_after_the_other(
-    balanced_bundle: Path,
-) -> None:
-    """1.9 times on an idle machine; others may use its cores now."""
+def test_two_stages_on_a_core_each_compute_at_the_same_time(balanced_bundle: Path) -> None:
+    """Neither holds the interpreter's lock; how much faster that is depends on the machine."""
     if not {0, 1} <= os.sched_getaffinity(0):
         pytest.skip("needs CPUs 0 and 1")
-    best = 0.0
-    for _ in range(4):
-        done = subprocess.run(
-            [sys.executable, "-c", PARALLEL, str(balanced_bundle)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        rates = json.loads(done.stdout)
-        best = max(best, rates[1] / rates[0], rates[3] / rates[2])
-        if best > 1.25:  # it would be 1 if they did not compute at the same time
-            return
-    raise AssertionError(f"only {best:.2f} times as fast")
+    done = subprocess.run(
+        [sys.executable, "-c", PARALLEL, str(balanced_bundle)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together["True"] == 0
+    assert together["False"] > 10, together

@@ -25,9 +25,7 @@ def simulate(times_s: list[float], n: int) -> tuple[list[FrameTiming], Timeline]
                 (COMPUTE, start_s, now_s),
                 (SEND, now_s, now_s),
             ):
-                recorder.add(
-                    Span(stage=i, lane=0, frame=frame, action=action, start_s=a_s, end_s=b_s)
-                )
+                recorder.add(i, 0, frame, action, a_s, b_s)
         recorder.finish_frame(now_s)
         timings.append(FrameTiming(entered_s=entered_s, finished_s=now_s))
     return timings, recorder.timeline()
@@ -95,8 +93,7 @@ def test_a_long_run_is_recorded_in_bounded_memory() -> None:
         for stage in (0, 1):
             for action in ACTIONS:
                 end_s = i + random.random()
-                span = Span(stage=stage, lane=0, frame=i, action=action, start_s=i, end_s=end_s)
-                recorder.add(span)
+                recorder.add(stage, 0, i, action, i, end_s)
                 expected[stage, action] = expected.get((stage, action), 0) + end_s - i
         recorder.finish_frame(i + 1.0)
     timeline = recorder.timeline()
@@ -117,8 +114,7 @@ def test_moving_averages_follow() -> None:
     assert recorder.averages()[0].compute_s == 0
     for i in range(200):
         busy_s = 1.0 if i < 100 else 3.0
-        span = Span(stage=0, lane=0, frame=i, action=COMPUTE, start_s=0.0, end_s=busy_s)
-        recorder.add(span)
+        recorder.add(0, 0, i, COMPUTE, 0.0, busy_s)
         if i == 0:
             assert recorder.averages()[0].compute_s == 1.0
     assert recorder.averages()[0].compute_s == pytest.approx(3.0, rel=0.001)

@@ -15,8 +15,9 @@ import pytest
 
 from tvm_iovt import bundle
 from tvm_iovt.discrepancy import compare
+from tvm_iovt.json_codec import from_json
 from tvm_iovt.runtime.pack import pack
-from tvm_iovt.types import Discrepancy, Measurement, Tolerance, from_json
+from tvm_iovt.types import Discrepancy, Measurement, Tolerance
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.runtime.timeline import Busy, Span, Timeline
-from tvm_iovt.types import from_json, to_json
 
 
 def span(stage: int, action: str, start_s: float, end_s: float) -> Span:

@@ -82,9 +82,9 @@ def hanging_linker(folder):
 
 def test_a_linker_that_hangs_is_ended_with_all_it_has_started(pool_of, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pool = pool_of(cross_compiler=str(hanging_linker(tmp_path)), build_timeout_s=2.0)
+    pool = pool_of(cross_compiler=str(hanging_linker(tmp_path)), build_timeout_s=5.0)
     pool.reference(workload_of())  # starts the process, which the deadline does not include
-    with pytest.raises(BuildError, match="did not answer within 2 s"):
+    with pytest.raises(BuildError, match="did not answer within 5 s"):
         pool.build_so(trial_of(kernels.doubled, "a"), tmp_path / "a.so")
     pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2 and ends(pids)
@@ -115,7 +115,7 @@ def test_close_ends_who_waits(pool_of, tmp_path, monkeypatch):
         assert thread.is_alive()
         subprocess.run(["sleep", "0.05"], check=True)
     pool.close()
-    thread.join(10)
+    thread.join(60)
     assert failures == ["its process was ended"]
     with pytest.raises(BuildError, match="closed"):
         pool.reference(workload_of())

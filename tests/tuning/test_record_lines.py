@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from tests.tuning.record_examples import trial
+from tvm_iovt.json_codec import to_json
 from tvm_iovt.tuning.record_files import TRIALS
 from tvm_iovt.tuning.record_lines import read_file, read_lines
-from tvm_iovt.types import to_json
 
 PATH = Path("trials.jsonl")
 

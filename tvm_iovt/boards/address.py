@@ -54,7 +54,7 @@ def parse_address(text: str, *, what: str, default_port: int = TRACKER_PORT) -> 
     else:
         host, colon, rest = text.partition(":")
         port = rest if colon else None
-    if not host or any(character in host for character in " /@"):
+    if not _is_host(host):
         raise _wrong(what, text, f"write it as host:port, for example {LOOPBACK}:{default_port}")
     return Address(host=host, port=default_port if port is None else _port(what, text, port))
 
@@ -78,6 +78,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_host(text: str) -> bool:
+    """Whether `socket` takes it as a name of a host, or says in an OSError why not."""
+    try:
+        text.encode("idna")
+    except UnicodeError:  # an empty part, or one that is too long
+        return False
+    return bool(text) and not any(character in text for character in " /@\0")
 
 
 def _port(what: str, text: str, port: str) -> int:

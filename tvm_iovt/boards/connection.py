@@ -66,7 +66,7 @@ def _await_key(
             raise DeviceError(
                 f"The tracker {request.tracker} has no board of key {request.key}",
                 seen=f"within {request.wait_s:g} s; it has {summary.describe()}",
-                do="correct --key, or start `tvm-iovt board` on the device",
+                do="correct the key, or start `tvm-iovt board` on the device",
             )
         time.sleep(_POLL_S)
 

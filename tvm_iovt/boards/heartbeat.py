@@ -12,7 +12,7 @@ from typing import ClassVar
 from tvm_iovt.boards.address import Address
 from tvm_iovt.boards.condition import Condition
 from tvm_iovt.errors import DeviceError, IovtError
-from tvm_iovt.types import from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
 
 ANSWER_S = 3.0
 """Longest time for a live board to answer, in seconds."""

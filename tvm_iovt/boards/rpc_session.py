@@ -186,7 +186,7 @@ class NetworkSession(RpcSession):
         """
         big_cores_first = 1  # ThreadGroup::AffinityMode::kBig
         count = self._session.get_function("runtime.NumThreads")
-        if count() > threads:
+        if count() != threads:  # more than it has cores are not made
             self._session.get_function("runtime.config_threadpool")(big_cores_first, threads)
         return int(count())
 

@@ -86,14 +86,15 @@ class BoardSession:
         request: BoardRequest,
         assignment: Assignment,
         found: Heartbeat | None,
+        worker: WorkerProcess | None = None,
     ) -> None:
         self.address = assignment.address
         self._request = request
         self._heartbeat = found
-        self.status = self.ask()
         self._watch: _Watch | None = None
-        self._worker = _started(request.service)
+        self._worker = worker or _started(request.service)
         try:
+            self.status = self.ask()
             where = (*assignment.address.pair, assignment.match_key, request.limit_s)
             self.call("connecting", "open", *where)
             if self.status and found:
@@ -164,10 +165,18 @@ class BoardSession:
             DeviceError: The board failed, or the further connection did.
         """
         word = secrets.token_hex(16)
-        if not self.call("opening a channel", "open_channel", word):
-            return None
         assignment = Assignment(address=self.address, match_key=word)
-        return BoardSession(self._request, assignment, self._heartbeat)
+        # First, as a board waits for a connection no longer than it has to.
+        worker = _started(self._request.service)
+        try:
+            opened = self.call("opening a channel", "open_channel", word)
+        except BaseException:
+            worker.close()
+            raise
+        if not opened:
+            worker.close()
+            return None
+        return BoardSession(self._request, assignment, self._heartbeat, worker)
 
     def ask(self) -> BoardStatus | None:
         """What the board's heartbeat says now; None if it has none, or does not answer."""

@@ -46,9 +46,9 @@ def bench_command(
     """
     from tvm_iovt.boards.bench import BenchOptions
     from tvm_iovt.cli.progress import steps
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
     from tvm_iovt.report.bench_table import bench_table
-    from tvm_iovt.types import to_json
 
     options = BenchOptions(warmup=warmup, repeat=repeat, number=number, timeout_s=timeout_s)
     with steps() as progress:

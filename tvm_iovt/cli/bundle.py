@@ -25,8 +25,8 @@ def check_command(path: Path, as_json: bool, verbosity: int) -> None:
     damaged, missing or exchanged.
     """
     from tvm_iovt import bundle as bundles
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
-    from tvm_iovt.types import to_json
 
     manifest = bundles.check(path)
     records = bundles.files(manifest)
@@ -79,10 +79,10 @@ def pack_command(
     """  # noqa: D301 -- click wants the control character
     from tvm_iovt import bundle as bundles
     from tvm_iovt.cli.progress import steps
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
     from tvm_iovt.report.units import format_bytes
     from tvm_iovt.runtime.pack import choose_architecture, pack
-    from tvm_iovt.types import to_json
 
     arch = choose_architecture(bundles.read_manifest(path), arch=arch, target=target)
     with steps() as progress:

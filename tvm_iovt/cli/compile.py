@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("compile")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--targets", default="host", show_default=True, help="Comma-separated: host,arm.")
+@click.option("--targets", show_default="host", help="Comma-separated: host,arm.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: MODEL.iovt here.")
 @input_shape_option
 @plan_options
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 @common_options
 def compile_command(
     model: Path,
-    targets: str,
+    targets: str | None,
     output: Path | None,
     input_shapes: tuple[str, ...],
     objective: str | None,
@@ -112,15 +112,21 @@ def compile_command(
     Without --objective, --cuts or --plan every target gets the whole network; with one of them the
     network is cut into stages, one for each target that the plan uses.
     """
-    from tvm_iovt.cli.plan import print_plan
+    from tvm_iovt.cli.plan import print_notes, print_plan
     from tvm_iovt.cli.progress import steps
     from tvm_iovt.compiler import CompileOptions, compile_model
     from tvm_iovt.frontend.shapes import parse_input_shapes
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
-    from tvm_iovt.types import to_json
 
+    if plan is not None and targets is not None:
+        raise UsageError(
+            "A plan names its targets itself",
+            seen=f"--targets {targets} beside --plan {plan}",
+            do="leave --targets out, or plan again for them",
+        )
     options = CompileOptions(
-        targets=targets,
+        targets=targets or "host",
         input_shapes=parse_input_shapes(input_shapes),
         output=output,
         overwrite=overwrite,
@@ -153,6 +159,8 @@ def compile_command(
         )
     with steps() as progress:
         result = compile_model(model, options, progress=progress)
+    for file in result.plans[:1]:
+        print_notes(file)
     if as_json:
         print_json({"bundle": str(result.path), "manifest": to_json(result.manifest)})
         return EXIT_OK

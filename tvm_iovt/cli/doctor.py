@@ -18,8 +18,8 @@ def doctor_command(as_json: bool, verbosity: int) -> None:
     Exits with 4 when not even this machine's own CPU can be compiled for.
     """
     from tvm_iovt.doctor import examine
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
-    from tvm_iovt.types import to_json
 
     findings = examine()
     if as_json:

@@ -116,7 +116,7 @@ def _counts_table(result: FusedModel) -> RenderableType:
 
 
 def _json(result: FusedModel) -> dict[str, object]:
-    from tvm_iovt.types import to_json
+    from tvm_iovt.json_codec import to_json
 
     worst = result.worst
     return {

@@ -33,7 +33,7 @@ def inspect(
     cannot be compiled. Costs need fixed input shapes. Of a bundle: deployments with their
     checks and latencies, files, operators, and with -v what the passes decided.
     """
-    from tvm_iovt.types import to_json
+    from tvm_iovt.json_codec import to_json
 
     if path.is_dir():
         from tvm_iovt.bundle import read_manifest

@@ -8,7 +8,11 @@ class InterruptedByUser(KeyboardInterrupt):
 
     A class of its own: Python ends a process by SIGINT, whatever its exit code, once a plain
     KeyboardInterrupt has crossed code that came from `exec`, even if it was caught further up.
+    Its text is its name: TVM's C++ frames make a RuntimeError of it, and keep the text alone.
     """
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__name__)
 
 
 def interrupt_inside(error: BaseException) -> bool:

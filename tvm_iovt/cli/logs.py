@@ -39,11 +39,11 @@ def stat_command(folders: tuple[Path, ...], as_json: bool, verbosity: int) -> No
     kernel was measured, first and last date. Then the runs, and every damaged line by its number.
     """
     from tvm_iovt import resources
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import log_tables, tables
     from tvm_iovt.tuning.kernel_records import FOLDER
     from tvm_iovt.tuning.record_folder import record_folders
     from tvm_iovt.tuning.record_stat import stat
-    from tvm_iovt.types import to_json
 
     roots = folders or tuple(root for root in resources.search_path(FOLDER) if root.is_dir())
     stats = [stat(folder) for root in roots for folder in record_folders(root)]
@@ -120,11 +120,11 @@ def prune_command(
     cannot be read. A tuning run that was not complete repeats its dropped trials when it is
     resumed.
     """
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import log_tables, tables
     from tvm_iovt.tuning.record_folder import record_folders
     from tvm_iovt.tuning.record_prune import prune
     from tvm_iovt.tuning.record_store import user_root
-    from tvm_iovt.types import to_json
 
     folders = record_folders(folder or user_root())
     outcomes = prune(folders, keep=keep, failed_only=failed, dry_run=dry_run)
@@ -167,11 +167,11 @@ def export_command(
     """  # noqa: D301 -- click wants the control character
     from tvm_iovt import resources
     from tvm_iovt.errors import UsageError
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report.units import format_bytes
     from tvm_iovt.tuning.kernel_records import FOLDER
     from tvm_iovt.tuning.record_archive import SUFFIX, export
     from tvm_iovt.tuning.record_folder import record_folders
-    from tvm_iovt.types import to_json
 
     roots = (root,) if root else tuple(r for r in resources.search_path(FOLDER) if r.is_dir())
     there = [folder for each in roots for folder in record_folders(each)]
@@ -235,8 +235,8 @@ def import_command(
 
 def _print_merge(outcomes: tuple[MergeOutcome, ...], as_json: bool) -> None:
     from tvm_iovt.errors import TuningError
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import log_tables, tables
-    from tvm_iovt.types import to_json
 
     taken = sum(o.known + o.trials + o.choices + o.kernels for o in outcomes)
     refused = [line for outcome in outcomes for line in outcome.refused]

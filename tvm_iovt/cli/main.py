@@ -97,6 +97,8 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()
         return EXIT_OK
     except IovtError as error:
+        if interrupt_inside(error):  # taken for a failure of TVM, which it came through
+            return _interrupted()
         _print_error(error, arguments)
         return error.exit_code
     except Exception as error:

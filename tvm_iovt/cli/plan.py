@@ -95,9 +95,9 @@ def plan_command(
     """
     from tvm_iovt.cli.progress import steps
     from tvm_iovt.frontend.shapes import parse_input_shapes
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.planning.model_plan import PlanOptions, plan_model
     from tvm_iovt.planning.plan_file import write_plan
-    from tvm_iovt.types import to_json
 
     asked = Asked(
         models=models,
@@ -131,12 +131,21 @@ def plan_command(
         file = plan_model(model, options, progress=progress)
     if output is not None:
         write_plan(output, file)
+    print_notes(file)
     if as_json:
         print_json(to_json(file))
         return
     print_plan(file, verbosity=verbosity)
     if output is not None:
         click.echo(f"wrote {output}; build it with: tvm-iovt compile {model} --plan {output}")
+
+
+def print_notes(file: PlanFile) -> None:
+    """What a plan rests on that a user may not expect, on stderr."""
+    from tvm_iovt.planning.thread_notes import thread_notes
+
+    for note in thread_notes(file):
+        click.echo(f"note: {note}", err=True)
 
 
 def print_plan(file: PlanFile, *, verbosity: int) -> None:

@@ -143,8 +143,8 @@ def run_mode(
     mode: str, asked: Asked, options: PlanOptions, *, as_json: bool, verbosity: int
 ) -> None:
     """Make the plan of a mode other than `DEFAULT`, and print it."""
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
-    from tvm_iovt.types import to_json
 
     value, parts = {PARETO: _pareto, TRACE: _trace, SPLIT: _split, SHARED: _shared}[mode](
         asked, options, verbosity

@@ -9,7 +9,12 @@ from typing import Any
 import click
 
 from tvm_iovt.cli.options import common_options, print_json
-from tvm_iovt.cli.run_pipeline import pipeline_options, refuse_without_pipeline, run_frames
+from tvm_iovt.cli.run_pipeline import (
+    board_requests,
+    pipeline_options,
+    refuse_without_pipeline,
+    run_frames,
+)
 from tvm_iovt.errors import UsageError
 
 
@@ -56,6 +61,8 @@ def run_command(
     sequential: bool,
     adapt: bool,
     tracker: str,
+    wait_s: float | None,
+    timeout_s: float | None,
     boards: tuple[str, ...],
     limit: int | None,
     timeline: Path | None,
@@ -86,8 +93,7 @@ def run_command(
             target=target,
             sequential=sequential,
             adapt=adapt,
-            tracker=tracker,
-            boards=boards,
+            boards=board_requests(tracker, boards, wait_s, timeout_s),
             preprocess=preprocess,
             threads=threads,
             cpus=chosen_cpus,
@@ -101,13 +107,15 @@ def run_command(
         sequential=sequential,
         adapt=adapt,
         tracker=tracker,
+        wait=wait_s,
+        timeout=timeout_s,
         board=boards,
         limit=limit,
         timeline=timeline,
     )
     from tvm_iovt.inference import run_bundle
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
-    from tvm_iovt.types import to_json
 
     result = run_bundle(
         bundle,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,6 +40,18 @@ def pipeline_options(function: F) -> F:
             help="With --pipeline: a target whose stages run on a board of that key; repeatable.",
         ),
         click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            help="With --board: seconds for each step with a board.  [default: 60]",
+        ),
+        click.option(
+            "--wait",
+            "wait_s",
+            type=click.FloatRange(min=0),
+            help="With --board: seconds for a board to come free.  [default: 10]",
+        ),
+        click.option(
             "--tracker", default="", metavar="HOST:PORT", help="With --board: who has the boards."
         ),
         click.option(
@@ -70,7 +83,7 @@ def refuse_without_pipeline(**given: object) -> None:
         UsageError: One was given.
     """
     for name, value in given.items():
-        if value:
+        if value is not None and value is not False and value not in ("", ()):
             raise UsageError(f"--{name} belongs to --pipeline", do="give both, or neither")
 
 
@@ -81,8 +94,7 @@ def run_frames(
     target: str | None,
     sequential: bool,
     adapt: bool,
-    tracker: str,
-    boards: Sequence[str],
+    boards: Mapping[str, BoardRequest],
     preprocess: str,
     threads: int | None,
     cpus: Sequence[int] | None,
@@ -116,7 +128,7 @@ def run_frames(
                 bundle,
                 str(sources[0]),
                 target=target or "",
-                boards=board_requests(tracker, boards),
+                boards=boards,
                 sequential=sequential,
                 adapt=adapt,
                 preprocess=preprocess,
@@ -135,8 +147,19 @@ def run_frames(
     _report(outcome, timeline, as_json=as_json, quiet=False)
 
 
-def board_requests(tracker: str, boards: Sequence[str]) -> dict[str, BoardRequest]:
+def board_requests(
+    tracker: str,
+    boards: Sequence[str],
+    wait_s: float | None = None,
+    timeout_s: float | None = None,
+) -> dict[str, BoardRequest]:
     """`--tracker` and `--board` as requests by target.
+
+    Args:
+        tracker: Address of the tracker.
+        boards: `TARGET=KEY` each.
+        wait_s: For a board to come free; by default that of a request.
+        timeout_s: For each step with a board, likewise.
 
     Raises:
         UsageError: They are not written as they should be, or one is there without the other.
@@ -161,15 +184,24 @@ def board_requests(tracker: str, boards: Sequence[str]) -> dict[str, BoardReques
             )
         address = parse_address(tracker, what="tracker")
         # Streams are long: the session ends with its client, not at a time.
-        requests[name] = BoardRequest(tracker=address, key=key, limit_s=0)
+        request = BoardRequest(tracker=address, key=key, limit_s=0)
+        if wait_s is not None:
+            request = dataclasses.replace(request, wait_s=wait_s)
+        if timeout_s is not None:
+            request = dataclasses.replace(request, timeout_s=timeout_s)
+        requests[name] = request
+    if not requests and (wait_s is not None or timeout_s is not None):
+        raise UsageError(
+            "--wait and --timeout are for boards", do="give --board, or leave them out"
+        )
     return requests
 
 
 def _report(outcome: PipelineOutcome, timeline: Path | None, *, as_json: bool, quiet: bool) -> None:
     """Print a run, and draw it if that is wanted."""
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
     from tvm_iovt.report.pipeline_table import occupancy_table, pipeline_facts
-    from tvm_iovt.types import to_json
 
     if timeline is not None:
         _draw(outcome, timeline)
@@ -187,7 +219,8 @@ def _report(outcome: PipelineOutcome, timeline: Path | None, *, as_json: bool, q
         print_json(fields)
     elif not quiet:
         prediction = outcome.deployment.plan.prediction
-        tables.render(pipeline_facts(outcome.statistics, prediction), sys.stdout)
+        facts = pipeline_facts(outcome.statistics, prediction, sequential=outcome.sequential)
+        tables.render(facts, sys.stdout)
         tables.render(occupancy_table(outcome.statistics), sys.stdout)
         for switch in outcome.switches:
             made = "changed" if switch.made else "could not change"
@@ -209,6 +242,7 @@ def _draw(outcome: PipelineOutcome, file: Path) -> None:
         timeline=outcome.timeline,
         statistics=outcome.statistics,
         plan=outcome.deployment.plan,
+        sequential=outcome.sequential,
         facts=[
             ("Source", outcome.source),
             ("Mode", mode),

@@ -64,8 +64,8 @@ def targets_command(
 
 def _show(name: str, as_json: bool) -> None:
     from tvm_iovt import targets, unit_times
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import profile_tables, tables
-    from tvm_iovt.types import to_json
 
     specs = [targets.load(name)] if name else [targets.load(each) for each in targets.names()]
     if as_json:
@@ -84,10 +84,10 @@ def _probe(
 ) -> None:
     from tvm_iovt import targets
     from tvm_iovt.cli.progress import steps
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.probe.probe_target import probe_target
     from tvm_iovt.probe.profile_file import user_file, write_profile
     from tvm_iovt.report import profile_tables, tables
-    from tvm_iovt.types import to_json
 
     if bool(tracker) != bool(key):
         raise UsageError(

@@ -226,7 +226,7 @@ def _tune(model: Path, options: TuneOptions, history: TuneHistory, *, as_json: b
 
 def _json_too(show: Callable[[Event], None]) -> Callable[[Event], None]:
     """A listener that also prints each event as a line of JSON on stdout."""
-    from tvm_iovt.types import to_json
+    from tvm_iovt.json_codec import to_json
 
     def listen(event: Event) -> None:
         show(event)

@@ -58,8 +58,8 @@ def verify_command(
     differ from the reference's.
     """
     from tvm_iovt.cli.progress import counter, steps
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.report import tables
-    from tvm_iovt.types import to_json
     from tvm_iovt.verification import Verification, evaluate_data, verify_sample
 
     if (data is None) != (model is None):

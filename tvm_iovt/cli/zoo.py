@@ -18,7 +18,7 @@ def zoo() -> None:
 @common_options
 def list_command(as_json: bool, verbosity: int) -> None:
     """List the networks, where their weights come from, and what they need to be installed."""
-    from tvm_iovt.types import to_json
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.zoo import ENTRIES
 
     if as_json:
@@ -54,7 +54,7 @@ def export_command(name: str, output: Path | None, as_json: bool, verbosity: int
 
     Then: tvm-iovt compile NAME.onnx
     """
-    from tvm_iovt.types import to_json
+    from tvm_iovt.json_codec import to_json
     from tvm_iovt.zoo import export, find
 
     entry = find(name)

@@ -25,7 +25,7 @@ from tvm_iovt.compiler.contents import (
 from tvm_iovt.compiler.options import FUSE_MODES, CompileOptions
 from tvm_iovt.compiler.tolerances import tolerance_of
 from tvm_iovt.errors import BundleError, NumericsError, UsageError
-from tvm_iovt.planning.plan_file import PlanFile
+from tvm_iovt.planning.plan_file import PlanFile, read_plan
 from tvm_iovt.stages.library import StageBuilder
 from tvm_iovt.types import Deployment, Manifest, Preprocess
 
@@ -72,7 +72,8 @@ def compile_model(
         raise UsageError(
             f"There is no fusion mode {options.fuse!r}", do=f"use one of: {', '.join(FUSE_MODES)}"
         )
-    specs = specs_of(options)
+    planned = None if options.plan is None else read_plan(options.plan)
+    specs = specs_of(options, planned)
     precision.check_targets(options.precision, specs)
     destination = options.output or Path(f"{model.stem}.iovt")
     if destination.exists() and not options.overwrite:
@@ -101,7 +102,7 @@ def compile_model(
     failed: Deployment | None = None
     with bundle.staging(destination, overwrite=options.overwrite) as folder:
         if options.is_partitioned:
-            built = build_plans(network, specs, builder, folder, options, progress)
+            built = build_plans(network, specs, planned, builder, folder, options, progress)
         else:
             built = build_whole_networks(network, specs, builder, folder, options, progress)
             if is_one_board(specs):

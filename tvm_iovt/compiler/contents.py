@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.planning.plan_file import PlanFile
 from tvm_iovt.stages.deployment import build_plan, build_whole
 from tvm_iovt.stages.graph import annotate, run_graph_passes
-from tvm_iovt.stages.library import StageBuilder, file_part
+from tvm_iovt.stages.library import StageBuilder, new_file
 from tvm_iovt.types import Decision, Deployment, FileRecord, TargetSpec
 
 if TYPE_CHECKING:
@@ -130,17 +131,37 @@ def _for_latency(options: CompileOptions) -> CompileOptions:
 def build_plans(
     network: Network,
     specs: tuple[TargetSpec, ...],
+    planned: PlanFile | None,
     builder: StageBuilder,
     folder: Path,
     options: CompileOptions,
     progress: Progress,
 ) -> Contents:
-    """The network cut onto the targets, as planned or as stated."""
-    annotated, decisions = annotate(network, specs, options.fuse)
-    plans = _plans(network, annotated, specs, options, progress)
-    planned = _build(annotated, plans, builder, folder, progress)
-    notes = (*network.decisions, *decisions, *planned.decisions)
-    return dataclasses.replace(planned, decisions=tuple(dict.fromkeys(notes)))
+    """The network cut onto the targets, as planned or as stated.
+
+    The fusions are decided as they were for a plan: by all the targets that it was made for.
+    """
+    deciding = planned.named or specs if planned is not None else specs
+    annotated, decisions = annotate(network, deciding, options.fuse)
+    if planned is not None:
+        plans: tuple[PlanFile, ...] = (_replayed(network, annotated, planned, options),)
+    else:
+        plans = _plans(network, annotated, specs, options, progress)
+    built = _build(annotated, plans, builder, folder, progress)
+    notes = (*network.decisions, *decisions, *built.decisions)
+    return dataclasses.replace(built, decisions=tuple(dict.fromkeys(notes)))
+
+
+def _replayed(
+    network: Network, annotated: Any, planned: PlanFile, options: CompileOptions
+) -> PlanFile:
+    import relay_passes
+    from tvm_iovt.planning.plan_file import check_model
+    from tvm_iovt.planning.replay import replay
+
+    assert options.plan is not None
+    check_model(options.plan, planned, network.name, network.sha256)
+    return replay(options.plan, planned, relay_passes.read_costs(annotated), options.links)
 
 
 def _build(
@@ -154,7 +175,7 @@ def _build(
     notes: list[Decision] = []
     plan_of = {}
     for file in plans:
-        name = _plan_name(file, [deployment.name for deployment in deployments])
+        name = plan_name(file, [deployment.name for deployment in deployments])
         count = len(file.plan.stages)
         progress(f"building {name} in {count} stage{'s' if count > 1 else ''}")
         deployment, made = build_plan(name, annotated, file.plan, file.targets, builder, folder)
@@ -179,14 +200,9 @@ def _plans(
     progress: Progress,
 ) -> tuple[PlanFile, ...]:
     import relay_passes
-    from tvm_iovt.planning import network_plan, plan_file, unit_rows
-    from tvm_iovt.planning.replay import replay
+    from tvm_iovt.planning import network_plan, unit_rows
 
     graph = relay_passes.read_costs(annotated)
-    if options.plan is not None:
-        file = plan_file.read_plan(options.plan)
-        plan_file.check_model(options.plan, file, network.name, network.sha256)
-        return (replay(options.plan, file, graph, options.links),)
     progress(f"planning {len(graph.units)} units on {len(specs)} devices")
     rows = unit_rows.UnitRows(graph, specs, None, progress)
     request = network_plan.PlanRequest(
@@ -198,24 +214,26 @@ def _plans(
     return network_plan.plan_network(network.name, network.sha256, graph, specs, rows, request)
 
 
-def _plan_name(file: PlanFile, taken: Sequence[str]) -> str:
+def plan_name(file: PlanFile, taken: Sequence[str]) -> str:
     """`host+arm`; of several plans for the same devices: `host+arm cut 12`, by their units."""
     name = "+".join(stage.target for stage in file.plan.stages)
     if name in taken:
         cuts = "-".join(str(len(stage.units)) for stage in file.plan.stages[:-1])
         name = f"{name} after {cuts}"
-    return name
+    # Branches can be divided in several ways with as many units in each part.
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def _record_plan(folder: Path, name: str, file: PlanFile) -> FileRecord:
     from tvm_iovt.planning.plan_file import write_plan
 
-    part = f"{file_part(name)}.plan.json"
+    part = new_file(folder, name, ".plan.json")
     write_plan(folder / part, file)
     return bundle.record(folder, part)
 
 
-def specs_of(options: CompileOptions) -> tuple[TargetSpec, ...]:
+def specs_of(options: CompileOptions, planned: PlanFile | None) -> tuple[TargetSpec, ...]:
     """The targets of a compilation, of its plan if it has one."""
     stated = [
         flag
@@ -228,10 +246,15 @@ def specs_of(options: CompileOptions) -> tuple[TargetSpec, ...]:
     ]
     if len(stated) > 1:
         raise UsageError(f"{' and '.join(stated)} say the same thing twice", do="give one of them")
-    if options.plan is not None:
-        from tvm_iovt.planning.plan_file import read_plan
-
-        return read_plan(options.plan).targets
+    if options.prepare < 0:
+        raise UsageError("So many plans cannot be prepared", seen=f"--prepare {options.prepare}")
+    if options.prepare and stated and not options.objective:
+        raise UsageError(
+            f"--prepare has nothing to choose beside {stated[0]}",
+            do="use --objective, or leave --prepare out",
+        )
+    if planned is not None:
+        return planned.targets
     if not options.is_partitioned:
         if options.links or options.prepare:
             raise UsageError(

@@ -71,4 +71,12 @@ def frame_axis(array: npt.NDArray[Any], spec: TensorSpec, source: str) -> npt.ND
         raise UsageError(
             f"An array of {source} has the wrong dtype for the input {spec}", seen=str(array.dtype)
         )
+    if spec.dtype.startswith(("int", "uint")) and array.size:
+        limits = np.iinfo(spec.dtype)
+        low, high = int(array.min()), int(array.max())
+        if low < limits.min or high > limits.max:
+            raise UsageError(
+                f"An array of {source} has numbers that do not fit the input {spec}",
+                seen=f"{low} to {high}, where it takes {limits.min} to {limits.max}",
+            )
     return array

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tvm_iovt.cost_graph import INPUT
+from tvm_iovt.partition.contention import SharedMemories, shared_memories
 from tvm_iovt.partition.evaluate import ENERGY, LATENCY, MEMORY, THROUGHPUT
 from tvm_iovt.partition.problem import BUFFERS, Problem
 
@@ -84,13 +85,37 @@ class CutPoints:
         seconds = self._between(np.where(able, row, 0.0))
         np.maximum(seconds, 0.0, out=seconds)  # rounding
         limits = self.problem.devices[device]
-        seconds += limits.stage_s
+        if limits.stage_s:
+            whole = self.member.all(axis=1)[:, None] & ~self.member.any(axis=1)
+            seconds += np.where(whole, 0.0, limits.stage_s)  # a lone stage is just called
         allowed = self.within
         if not able.all():
             allowed = allowed & (self._between(np.where(able, 0.0, 1.0)) < 0.5)
         if limits.memory_bytes:
             allowed = allowed & (self.memory_bytes <= limits.memory_bytes)
         return np.where(allowed, seconds, np.inf)
+
+    @functools.cached_property
+    def memories(self) -> SharedMemories:
+        """The memories that stages may wait for."""
+        return shared_memories(self.problem)
+
+    @functools.cached_property
+    def memory_s(self) -> dict[int, Floats]:
+        """For each device in one of `memories`, how long a stage between two points keeps it busy.
+
+        Meaningless where the device cannot run the stage.
+        """
+        return {device: self._memory_s(device) for device in self.memories.traffic}
+
+    def _memory_s(self, device: int) -> Floats:
+        traffic = self.memories.traffic[device]
+        nbytes = self._between(np.array(traffic.weights)) - traffic.cache_bytes
+        np.maximum(nbytes, 0.0, out=nbytes)
+        nbytes += self._between(np.array(traffic.activations))
+        np.maximum(nbytes, 0.0, out=nbytes)  # rounding
+        seconds: Floats = np.minimum(nbytes / traffic.bytes_per_s, self.compute_s[device])
+        return seconds
 
     def transfers(self, *, period: bool) -> Floats:
         """`[from place, to place, point]`: seconds that what crosses there takes on that way.

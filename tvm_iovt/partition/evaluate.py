@@ -2,7 +2,8 @@
 
 All tensors that cross a boundary travel as one transfer. The latency adds up transfers and
 computing; the period is the slowest of the stages' computing and of the transfers, since a stage
-computes on one frame while it receives another and sends a third.
+computes on one frame while it receives another and sends a third. Stages that share a memory cannot
+be faster together than it delivers what they move, see `contention`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from tvm_iovt.cost_graph import INPUT
 from tvm_iovt.errors import IovtError
+from tvm_iovt.partition.contention import shared_memories
 from tvm_iovt.partition.placement import Placement, bits, check, predecessors
 from tvm_iovt.partition.problem import BUFFERS, Problem
 from tvm_iovt.types import Prediction, StagePrediction
@@ -63,6 +65,7 @@ class Evaluator:
         self._source = source
         self._noise = noise
         self.before = predecessors(problem.graph)
+        self._memories = shared_memories(problem)
         units = problem.graph.units
         self._working_bytes = [unit.bytes_in + unit.bytes_out for unit in units]
         self._edges = [
@@ -104,7 +107,8 @@ class Evaluator:
             bytes_out = self.crossing_bytes(done)
             home = problem.routes[device][problem.home]
             limits = problem.devices[device]
-            compute_s = sum(problem.unit_s[device][unit] for unit in units) + limits.stage_s
+            overhead_s = limits.stage_s if last else 0.0  # a network in one piece is just called
+            compute_s = sum(problem.unit_s[device][unit] for unit in units) + overhead_s
             memory_bytes = (
                 sum(problem.graph.units[unit].bytes_weights for unit in units)
                 + max(self._working_bytes[unit] for unit in units)
@@ -117,6 +121,7 @@ class Evaluator:
                 bytes_in=bytes_in,
                 memory_bytes=memory_bytes,
                 energy_j=compute_s * limits.active_w if limits.active_w else 0.0,
+                overhead_s=overhead_s,
             )
             stages.append(stage)
             latency_s += stage.receive_s + stage.compute_s + stage.send_s
@@ -127,12 +132,19 @@ class Evaluator:
             place, bytes_in = device, bytes_out
         if not obstacle and math.isinf(latency_s):
             obstacle = "no way for the tensors between two of its places"
+        memory_s = self._memories.period_s(
+            [
+                (device, units, stage.compute_s)
+                for (device, units), stage in zip(placement.stages, stages, strict=True)
+            ]
+        )
         prediction = Prediction(
             latency_s=latency_s,
-            period_s=period_s,
+            period_s=max(period_s, memory_s),
             stages=tuple(stages),
             source=self._source,
             noise=self._noise,
+            memory_s=memory_s,
         )
         return Evaluation(placement=placement, prediction=prediction, obstacle=obstacle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tvm_iovt.partition.contention import shared_memories
 from tvm_iovt.partition.evaluate import (
     ENERGY,
     LATENCY,
@@ -97,6 +98,37 @@ def why_not(
     return f"{what} {texts[0]} instead of {texts[1]}"
 
 
+def memory_limit(problem: Problem, evaluation: Evaluation) -> str:
+    """A sentence if a shared memory, not a stage or transfer, sets the period; else empty."""
+    names = _waiting(problem, evaluation)
+    if not names:
+        return ""
+    prediction = evaluation.prediction
+    longest_s = max(stage.compute_s for stage in prediction.stages)
+    return (
+        f"Not a stage but the memory that {names} share limits the frame rate: a frame keeps it "
+        f"busy for {duration(prediction.memory_s)}, and no stage for longer than "
+        f"{duration(longest_s)}."
+    )
+
+
+def _waiting(problem: Problem, evaluation: Evaluation) -> str:
+    """The devices that share the memory which sets the period; empty if something else does."""
+    prediction, placement = evaluation.prediction, evaluation.placement
+    if evaluation.obstacle or not 0 < prediction.memory_s >= prediction.period_s * (1 - 1e-9):
+        return ""
+    if max(stage.compute_s for stage in prediction.stages) >= prediction.period_s * (1 - 1e-9):
+        return ""
+    memories = shared_memories(problem)
+    stages = [
+        (device, units, stage.compute_s)
+        for (device, units), stage in zip(placement.stages, prediction.stages, strict=True)
+    ]
+    group = max(memories.groups, key=lambda group: memories.busy_s(group, stages))
+    names = [problem.devices[device].name for device in placement.devices if device in group]
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def why_cut(evaluator: Evaluator, chosen: Evaluation, stage: int, objective: str) -> str:
     """Why a placement is cut before a stage, and what the cut's neighbours would cost."""
     problem = evaluator.problem
@@ -174,6 +206,10 @@ def _slower(other: Evaluation, chosen: Evaluation) -> str:
 
 def _slowest(problem: Problem, evaluation: Evaluation) -> str:
     """The part of a pipeline that its period is that of."""
+    if names := _waiting(problem, evaluation):
+        return (
+            f"the memory that {names} share is busy for {duration(evaluation.prediction.memory_s)}"
+        )
     stages = list(zip(evaluation.placement.devices, evaluation.prediction.stages, strict=True))
     device, stage = max(stages, key=lambda pair: pair[1].compute_s)
     name = problem.devices[device].name

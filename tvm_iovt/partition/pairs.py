@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tvm_iovt.partition.contention import shared_memories
 from tvm_iovt.partition.cut_points import Bools, Floats, crossing_bytes
 from tvm_iovt.partition.evaluate import ENERGY, LATENCY, THROUGHPUT, Evaluation, Evaluator
 from tvm_iovt.partition.ideals import ideals, membership
@@ -103,13 +104,27 @@ def _values(
             problem.routes[second][problem.home].period_s(outputs),
         )
         slowest = np.maximum(np.maximum(ahead_s, behind_s), np.maximum(moving[:, 1], shared_s))
-        return slowest, latencies
+        memory_s = _memory_s(problem, ((first, member, ahead_s), (second, ~member, behind_s)))
+        return np.maximum(slowest, memory_s), latencies
     if objective == ENERGY:
         watts = problem.devices[first].active_w, problem.devices[second].active_w
         joules: Floats = ahead_s * watts[0] + behind_s * watts[1]
         return joules, latencies
     largest = np.maximum(ahead_bytes, behind_bytes)
     return np.where(latencies < np.inf, largest, np.inf), latencies
+
+
+def _memory_s(problem: Problem, sides: Sequence[tuple[int, Bools, Floats]]) -> Floats:
+    """Seconds that a memory which both devices share is busy; zeros if they share none."""
+    busy_s = np.zeros(len(sides[0][1]))
+    memories = shared_memories(problem)
+    for device, side, compute_s in sides if memories.groups else ():
+        traffic = memories.traffic[device]
+        share = side.astype(np.float64)
+        weights = np.maximum(share @ np.array(traffic.weights) - traffic.cache_bytes, 0.0)
+        nbytes = weights + share @ np.array(traffic.activations)
+        busy_s += np.minimum(nbytes / traffic.bytes_per_s, compute_s)
+    return busy_s
 
 
 def _side(

@@ -16,7 +16,13 @@ from tvm_iovt.partition.evaluate import (
     Evaluation,
     Evaluator,
 )
-from tvm_iovt.partition.explain import placement_name, quantity, why_cut, why_not
+from tvm_iovt.partition.explain import (
+    memory_limit,
+    placement_name,
+    quantity,
+    why_cut,
+    why_not,
+)
 from tvm_iovt.partition.methods import ROUNDING, Found, best_by_count, of_less_latency
 from tvm_iovt.partition.placement import Placement, placement_of, plan_stages
 from tvm_iovt.partition.problem import Problem
@@ -154,7 +160,7 @@ def _stated(
     return PartitionPlan(
         stages=plan_stages(problem, placement),
         objective=CUTS,
-        reason=reason,
+        reason=f"{reason} {memory_limit(problem, stated)}".rstrip(),
         prediction=stated.prediction,
         alternatives=others.describe(evaluator, stated, whole, LATENCY, noise),
         reasons=_reasons(evaluator, stated, LATENCY),
@@ -250,7 +256,8 @@ def _reason(
             gain = 1 - chosen.value(objective) / single.value(objective)
             alone = problem.devices[single.placement.devices[0]].name
             sentence += f", {gain:.1%} less than the whole network on {alone}, the best alone"
-    return f"{sentence}." + (f" {found.note[0].upper()}{found.note[1:]}." if found.note else "")
+    note = f"{found.note[0].upper()}{found.note[1:]}." if found.note else ""
+    return " ".join(part for part in (f"{sentence}.", memory_limit(problem, chosen), note) if part)
 
 
 def _reasons(evaluator: Evaluator, chosen: Evaluation, objective: str) -> tuple[str, ...]:

@@ -26,9 +26,11 @@ class Device:
         name: Of the target, unique.
         memory_bytes: What a stage may use; 0 for any amount.
         active_w: Watts while it computes, beyond idling; 0 if unknown.
-        stage_s: Seconds that a stage costs beside its units: being handed a frame.
+        stage_s: Seconds that one of several stages costs beside its units: being handed a frame.
         memory_group: Devices of one group share a memory; empty for one of its own.
-        shared_bandwidth_bytes_per_s: Of that memory, over all of the group; 0 if unknown.
+        shared_bandwidth_bytes_per_s: Of that memory, over all of the group; 0 if unknown, and then
+            nothing is said about it.
+        cache_bytes: Of the last cache before that memory; 0 if it keeps nothing.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Device:
     stage_s: float = 0.0
     memory_group: str = ""
     shared_bandwidth_bytes_per_s: float = 0.0
+    cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -130,8 +130,8 @@ class User:
             }
             fixed_s = math.inf if evaluation.obstacle else evaluation.prediction.transfer_s
             if server in placement.devices:  # handing a frame over gets no faster with units
-                fixed_s += problem.devices[server].stage_s
-                compute_s[server] -= problem.devices[server].stage_s
+                fixed_s += stages[-1].overhead_s
+                compute_s[server] -= stages[-1].overhead_s
             parts.append((compute_s[edge], fixed_s, compute_s[server]))
         edge_s, transfer_s, server_s = zip(*parts, strict=True)
         return cls.of_parts(name, edge_s, transfer_s, server_s, units=units, speedup=speedup)

@@ -23,7 +23,7 @@ _BLOCK = 64  # rows that are extended together: a level-2 cache holds them
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class State:
     """`stages` devices have run, `device` last; before it one of `earlier`, which left `before`."""
 
     stages: int
@@ -46,6 +46,17 @@ class Path:
     stages: tuple[tuple[int, int, int], ...]
 
 
+def cost_of(costs: Costs, path: Path) -> float:
+    """What a path costs, by other costs than those it was found with, say."""
+    parts = []
+    place = len(costs.segments)
+    for device, start, end in path.stages:
+        parts += [costs.transfers[place, device, start], costs.segments[device][end, start]]
+        place = device
+    parts.append(costs.transfers[place, -1, -1])
+    return float(max(parts) if costs.worst else sum(parts))
+
+
 def search(costs: Costs, order: Sequence[int] | None = None, *, most: int = 0) -> dict[int, Path]:
     """The best path for each number of stages that there is one for.
 
@@ -57,10 +68,18 @@ def search(costs: Costs, order: Sequence[int] | None = None, *, most: int = 0) -
     Raises:
         UsageError: There are too many devices to leave their order open.
     """
-    return _Search(costs, order, most).run()
+    return Search(costs, order, most).run()
 
 
-class _Search:
+class Search:
+    """The search with its table: what it takes at least to have reached a point in a state.
+
+    Args:
+        costs: As for `search`.
+        order: As for `search`.
+        most: As for `search`.
+    """
+
     def __init__(self, costs: Costs, order: Sequence[int] | None, most: int) -> None:
         devices = len(costs.segments)
         if order is None and devices > MAX_FREE_DEVICES:
@@ -74,19 +93,20 @@ class _Search:
         self._home = devices
         self._join: Any = np.maximum if costs.worst else np.add
         states = _free(devices) if order is None else _ordered(order)
-        self._states = [state for state in states if state.stages <= (most or devices)]
-        self._by_key = {(state.key, state.device): state for state in self._states}
+        self.states = [state for state in states if state.stages <= (most or devices)]
+        self.by_key = {(state.key, state.device): state for state in self.states}
         self._last = costs.segments[0].shape[0] - 1
         self._blocks = [_blocks(segment) for segment in costs.segments]
-        keys = max(state.key for state in self._states) + 1
-        self._reached = np.full((keys, devices, self._last + 1), np.inf)
+        keys = max(state.key for state in self.states) + 1
+        self.reached = np.full((keys, devices, self._last + 1), np.inf)
 
     def run(self) -> dict[int, Path]:
-        best: dict[int, tuple[float, _State]] = {}
+        """The best path for each number of stages; fills `reached`."""
+        best: dict[int, tuple[float, State]] = {}
         sums = np.empty(_BLOCK * (self._last + 1))
-        for state in self._states:
+        for state in self.states:
             segment = self._segments[state.device]
-            reached = self._reached[state.key, state.device]
+            reached = self.reached[state.key, state.device]
             if not state.earlier:
                 sent = self._transfers[self._home, state.device, 0]
                 self._join(segment[:, 0], sent, out=reached)
@@ -107,16 +127,16 @@ class _Search:
                 best[state.stages] = cost, state
         return {count: self._path(cost, state) for count, (cost, state) in sorted(best.items())}
 
-    def _arrived(self, state: _State) -> Floats:
+    def _arrived(self, state: State) -> Floats:
         """The least cost of being at each point, on the state's device, before it computes."""
         earlier = list(state.earlier)
         ways = self._join(
-            self._reached[state.before, earlier], self._transfers[earlier, state.device]
+            self.reached[state.before, earlier], self._transfers[earlier, state.device]
         )
         least: Floats = ways.min(axis=0)
         return least
 
-    def _path(self, cost: float, state: _State) -> Path:
+    def _path(self, cost: float, state: State) -> Path:
         stages = []
         end = self._last
         while state.earlier:
@@ -125,10 +145,10 @@ class _Search:
             stages.append((state.device, start, end))
             earlier = list(state.earlier)
             ways = self._join(
-                self._reached[state.before, earlier, start],
+                self.reached[state.before, earlier, start],
                 self._transfers[earlier, state.device, start],
             )
-            state = self._by_key[state.before, earlier[int(np.argmin(ways))]]
+            state = self.by_key[state.before, earlier[int(np.argmin(ways))]]
             end = start
         stages.append((state.device, 0, end))
         return Path(cost=cost, stages=tuple(reversed(stages)))
@@ -145,19 +165,19 @@ def _blocks(segment: Floats) -> list[tuple[int, int, int, int]]:
     return blocks
 
 
-def _free(devices: int) -> Iterator[_State]:
+def _free(devices: int) -> Iterator[State]:
     """Every set of devices with each of its members as the last one, smaller sets first."""
     masks = sorted(range(1, 1 << devices), key=lambda mask: bin(mask).count("1"))
     for mask in masks:
         members = [device for device in range(devices) if mask >> device & 1]
         for device in members:
             earlier = tuple(other for other in members if other != device)
-            yield _State(len(members), mask, device, mask ^ 1 << device, earlier)
+            yield State(len(members), mask, device, mask ^ 1 << device, earlier)
 
 
-def _ordered(order: Sequence[int]) -> Iterator[_State]:
+def _ordered(order: Sequence[int]) -> Iterator[State]:
     """Every number of stages with each device that can be the last of so many."""
     for stages in range(1, len(order) + 1):
         for place in range(stages - 1, len(order)):
             earlier = tuple(order[:place]) if stages > 1 else ()
-            yield _State(stages, stages, order[place], stages - 1, earlier)
+            yield State(stages, stages, order[place], stages - 1, earlier)

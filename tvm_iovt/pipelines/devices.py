@@ -11,11 +11,15 @@ from typing import Any
 from tvm_iovt.boards.remote_stage import LANES, BoardStage, StageBoard, open_board
 from tvm_iovt.boards.session import BoardRequest
 from tvm_iovt.pipelines.places import CpuShare, share_cpus
+from tvm_iovt.planning.places import machine_of
 from tvm_iovt.runtime.local_stage import LocalStage
 from tvm_iovt.runtime.stage_lane import StageDevice
 from tvm_iovt.types import Deployment, Manifest
 
 Progress = Callable[[str], None]
+
+_Board = tuple[BoardRequest, str]
+"""Which board, and the machine that it stands for."""
 
 
 class Devices:
@@ -31,8 +35,6 @@ class Devices:
         sequential: Whether one stage works at a time.
         progress: Is told the steps.
 
-    Attributes:
-        places: Where each stage of the last deployment runs, in words.
     """
 
     def __init__(
@@ -52,8 +54,8 @@ class Devices:
         self._threads, self._cpus, self._sequential = threads, cpus, sequential
         self._lanes = 1 if sequential else LANES
         self._progress = progress
-        self._boards: dict[str, StageBoard] = {}
-        self.places: tuple[str, ...] = ()
+        self._boards: dict[_Board, StageBoard] = {}
+        self._places: dict[str, tuple[str, ...]] = {}
 
     def __enter__(self) -> Devices:
         return self
@@ -84,14 +86,26 @@ class Devices:
         shares = share_cpus(
             here, threads=self._threads, cpus=self._cpus, sequential=self._sequential
         )
-        counts = Counter(stage.target for stage in stages)
+        specs = {target.name: target for target in deployment.targets}
+        # Targets that are parts of one machine are on one board; `arm,arm` are two of a kind.
+        boards = {
+            stage.target: (
+                self._requests[stage.target],
+                machine_of(specs[stage.target], deployment.targets),
+            )
+            for stage in stages
+            if stage.target in self._requests
+        }
+        counts = Counter(boards[stage.target] for stage in stages if stage.target in boards)
+        told = {place for places in self._places.values() for place in places}
         devices: list[StageDevice] = []
         places: list[str] = []
         for stage in stages:
-            if stage.target in self._requests:
-                board = self._board(stage.target, counts[stage.target])
+            if stage.target in boards:
+                which = boards[stage.target]
+                board = self._board(which, counts[which])
                 place = board.name
-                lanes = min(self._lanes, max(board.connections // counts[stage.target], 1))
+                lanes = min(self._lanes, max(board.connections // counts[which], 1))
                 devices.append(
                     BoardStage(
                         board, self._path, self._manifest, deployment, stage.index, lanes=lanes
@@ -111,18 +125,22 @@ class Devices:
                     )
                 )
             places.append(f"stage {stage.index}, {stage.target}: {place}")
-            if places[-1] not in self.places:  # another deployment may use the same
+            if places[-1] not in told:  # another deployment may use the same
                 self._progress(places[-1])
-        self.places = tuple(places)
+        self._places[deployment.name] = tuple(places)
         return tuple(devices)
+
+    def places_of(self, deployment: Deployment) -> tuple[str, ...]:
+        """Where each stage of a deployment runs, in words; `of` has been asked for it."""
+        return self._places[deployment.name]
 
     def kill(self) -> None:
         """End the sessions with boards from any thread, so that nobody waits for them."""
         for board in self._boards.values():
             board.kill()
 
-    def _board(self, target: str, stages: int) -> StageBoard:
-        if target not in self._boards:
-            request = self._requests[target]
-            self._boards[target] = open_board(request, stages, self._lanes, self._progress)
-        return self._boards[target]
+    def _board(self, which: _Board, stages: int) -> StageBoard:
+        if which not in self._boards:
+            request, _ = which
+            self._boards[which] = open_board(request, stages, self._lanes, self._progress)
+        return self._boards[which]

@@ -157,7 +157,7 @@ def run_pipeline(
             return PipelineOutcome(
                 model_name=manifest.model_name,
                 deployment=stream.deployment,
-                places=devices.places,
+                places=devices.places_of(stream.deployment),
                 source=frames.name,
                 sequential=sequential,
                 frames=done,
@@ -171,9 +171,9 @@ def run_pipeline(
         progress(f"running {stream.deployment.name} on {frames.name}")
         try:
             for result in stream.run(itertools.islice(frames, limit)):
+                done += 1
                 if store is not None:
                     store.add(result.outputs)
-                done += 1
                 count(done, total)
             if store is not None:
                 store.flush()

@@ -176,4 +176,5 @@ def _pipeline(
         inputs=manifest.inputs,
         queue_frames=QUEUE_FRAMES,
         sequential=sequential,
+        interrupt=devices.kill,
     )

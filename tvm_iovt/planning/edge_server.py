@@ -73,7 +73,7 @@ class EdgeServer:
             )
         return Problem(
             graph=graph,
-            devices=devices_of(self.specs),
+            devices=devices_of(self.specs, pipeline=False),
             unit_s=tuple(row.unit_s for row in rows),
             routes=routes_of(self.specs, stated, self.home),
         )

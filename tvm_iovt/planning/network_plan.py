@@ -132,6 +132,7 @@ def plan_network(
             measured=each.measured,
             plan=with_threads(each.plan, each.specs),
             links=stated,
+            named=tuple(specs),
         )
         for each in (candidate, *others)
     )

@@ -21,6 +21,7 @@ HERE = "host"
 _BASE = re.compile(r"[^:/@~]+")
 _THREADS = re.compile(r"/\d+")
 _ASSUMED_HANDOFF_S = 50e-6
+_ASSUMED_STAGE_S = 100e-6
 _ASSUMED_BOUNDARY_BYTES_PER_S = 4e9
 
 
@@ -59,20 +60,57 @@ def home_of(specs: Sequence[TargetSpec]) -> str:
     return machines.pop() if len(machines) == 1 else HERE
 
 
-def devices_of(specs: Sequence[TargetSpec]) -> tuple[Device, ...]:
-    """The planner's view of the targets."""
+def devices_of(specs: Sequence[TargetSpec], *, pipeline: bool = True) -> tuple[Device, ...]:
+    """The planner's view of the targets.
+
+    CPUs of a machine share its memory. A GPU has one of its own, unless its target names the
+    machine whose memory it uses.
+
+    Args:
+        specs: The targets.
+        pipeline: Whether their stages are those of one process's pipeline, and cost what that
+            does; else they are called one after the other.
+    """
+    groups = ["" if spec.gpu and not spec.machine else machine_of(spec, specs) for spec in specs]
+    threads: dict[str, int] = {}
+    for spec, group in zip(specs, groups, strict=True):
+        threads[group] = threads.get(group, 0) + (0 if spec.gpu else spec.cpu.cores)
     return tuple(
         Device(
             name=spec.name,
             memory_bytes=spec.memory_bytes,
             active_w=spec.active_w,
-            memory_group=machine_of(spec, specs),
-            shared_bandwidth_bytes_per_s=max(
-                roof.bandwidth_bytes_per_s for roof in unit_times.profile_of(spec).roofs
-            ),
+            memory_group=group,
+            stage_s=_stage_s(spec, specs) if pipeline else 0.0,
+            shared_bandwidth_bytes_per_s=_memory_bandwidth(spec, threads[group]),
+            cache_bytes=unit_times.profile_of(spec).cache_bytes,
         )
-        for spec in specs
+        for spec, group in zip(specs, groups, strict=True)
     )
+
+
+def _stage_s(spec: TargetSpec, specs: Sequence[TargetSpec]) -> float:
+    """What a stage costs beside its kernels, by the profile of a CPU of its machine.
+
+    Nothing at the caller's end for a device of another machine, where the latency of its link holds
+    what a frame costs.
+    """
+    machine = machine_of(spec, specs)
+    if machine != home_of(specs):
+        return 0.0
+    there = [s for s in (spec, *specs) if s.gpu is None and machine_of(s, specs) == machine]
+    known = (unit_times.profile_of(s).stage_s for s in there)
+    return next(filter(None, known), _ASSUMED_STAGE_S)
+
+
+def _memory_bandwidth(spec: TargetSpec, threads: int) -> float:
+    """The most that a memory gives to so many threads of a machine; 0 if unknown.
+
+    Without the size of the cache before it nobody knows what goes there, so it counts as unknown.
+    """
+    profile = unit_times.profile_of(spec)
+    roofs = [*profile.roofs, *([] if spec.gpu else [unit_times.roof_of(profile, threads)])]
+    return max(roof.bandwidth_bytes_per_s for roof in roofs) if profile.cache_bytes else 0.0
 
 
 def routes_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,8 +11,11 @@ from typing import ClassVar
 from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.planning.links import StatedLink
-from tvm_iovt.types import PartitionPlan, TargetSpec, from_json, to_json
+from tvm_iovt.types import PartitionPlan, TargetSpec
+
+_UNDO = "undo the edit, or plan again with `tvm-iovt plan -o`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class PlanFile:
         plan: The plan.
         links: What was said of the ways between the caller and targets, over what the targets say.
         home: The machine that frames come from; empty for that which `places.home_of` takes.
+        named: All targets that were named, which decided together about fusions; empty: `targets`.
     """
 
     SCHEMA: ClassVar[str] = "tvm-iovt/plan/1"
@@ -45,6 +50,7 @@ class PlanFile:
     plan: PartitionPlan
     links: tuple[StatedLink, ...] = ()
     home: str = ""
+    named: tuple[TargetSpec, ...] = ()
 
 
 def write_plan(path: Path, plan: PlanFile) -> None:
@@ -72,13 +78,34 @@ def read_plan(path: Path) -> PlanFile:
             do="give a file that `tvm-iovt plan -o` wrote",
         ) from error
     try:
-        return from_json(PlanFile, data)
+        plan = from_json(PlanFile, data)
     except IovtError as error:
-        raise UsageError(
-            f"{path}: {error.what}",
-            seen=error.seen,
-            do=error.do or "undo the edit, or plan again with `tvm-iovt plan -o`",
-        ) from error
+        raise UsageError(f"{path}: {error.what}", seen=error.seen, do=error.do or _UNDO) from error
+    misfit = next(_misfits(plan), "")
+    if misfit:
+        raise UsageError(f"{path} does not fit together", seen=misfit, do=_UNDO)
+    return plan
+
+
+def _misfits(plan: PlanFile) -> Iterator[str]:
+    """What its parts do not agree on."""
+    names = [spec.name for spec in plan.targets]
+    units = len(plan.graph.units)
+    if len(set(names)) != len(names):
+        yield f"two targets of one name among {', '.join(names)}"
+    if len(plan.unit_s) != len(names):
+        yield f"{len(names)} targets, and times of units on {len(plan.unit_s)}"
+    for name, row in zip(names, plan.unit_s, strict=False):
+        if len(row) != units:
+            yield f"{units} units, and times of {len(row)} on {name}"
+        if any(not seconds >= 0 for seconds in row):
+            yield f"a time on {name} that is negative or no number"
+    for row in plan.measured:
+        if row and len(row) != units:
+            yield f"{units} units, and measured times of {len(row)}"
+    for spec in plan.targets:
+        if spec.profile is not None and not spec.profile.roofs:
+            yield f"a profile of {spec.name} without a roof"
 
 
 def check_model(path: Path, plan: PlanFile, name: str, sha256: str) -> None:

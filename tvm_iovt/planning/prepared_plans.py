@@ -47,7 +47,8 @@ def prepared_plans(
 def _as_expected(problem: Problem, chosen: PartitionPlan, other: PartitionPlan) -> PartitionPlan:
     """A plan for other conditions with what it would take under the expected ones."""
     source = chosen.prediction.source if chosen.prediction else "assumed"
-    found = evaluate(problem, placement_of(problem, other.stages), source=source)
+    noise = chosen.prediction.noise if chosen.prediction else 0.0
+    found = evaluate(problem, placement_of(problem, other.stages), source=source, noise=noise)
     return dataclasses.replace(
         other,
         prediction=found.prediction,

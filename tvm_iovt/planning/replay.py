@@ -11,6 +11,7 @@ from tvm_iovt.partition.planner import plan_stated
 from tvm_iovt.partition.problem import Problem
 from tvm_iovt.planning.edge_server import edge_and_server
 from tvm_iovt.planning.links import parse_links
+from tvm_iovt.planning.network_plan import with_threads
 from tvm_iovt.planning.places import devices_of, routes_of
 from tvm_iovt.planning.plan_file import PlanFile
 
@@ -46,7 +47,7 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
         stated = parse_links(links, [spec.name for spec in specs])
     problem = Problem(
         graph=graph,
-        devices=devices_of(specs),
+        devices=devices_of(specs, pipeline=not file.home),
         unit_s=file.unit_s,
         routes=routes_of(specs, stated, file.home),
     )
@@ -59,9 +60,6 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
     )
     if [stage.units for stage in found.stages] == [stage.units for stage in file.plan.stages]:
         found = dataclasses.replace(file.plan, stages=found.stages, prediction=found.prediction)
-    threads = {stage.target: stage.threads for stage in file.plan.stages}
-    stages = tuple(
-        dataclasses.replace(stage, threads=threads[stage.target]) for stage in found.stages
-    )
-    plan = dataclasses.replace(found, stages=stages)
+    # A stage that was moved has the threads of its new place, as the times that it is planned with.
+    plan = with_threads(found, specs)
     return dataclasses.replace(file, graph=graph, plan=plan, links=stated)

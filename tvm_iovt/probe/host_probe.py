@@ -20,9 +20,10 @@ from tvm_iovt.probe.sharing import (
     handoff,
     shared_bandwidth,
     slowdown_beside,
+    stage_cost,
 )
 from tvm_iovt.types import DeviceProfile, DtypePeak, KindFit, Roof, TargetSpec
-from tvm_iovt.unit_laws import law_of
+from tvm_iovt.unit_laws import arithmetic_of, has_bytes, law_of
 from tvm_iovt.unit_times import UnitSample, fit_kind
 
 Progress = Callable[[str], None]
@@ -42,7 +43,7 @@ _STARTS = 21
 _LAYOUTS = ((64, 56, 56), (128, 28, 28), (32, 112, 112))
 _MICRO_S, _NETWORK_S = 0.25, 0.8
 _TURNS = 3
-_PATIENCE_S = 65.0
+_PATIENCE_S = 80.0
 """Seconds after which no further network is built with the same number of threads."""
 
 _START_TIMEOUT_S = 120.0
@@ -88,6 +89,9 @@ def probe_host(
     progress("timing hand-offs between stages")
     handoff_s, handoff_spread = handoff()
     findings.append(Finding("hand-off between stages", handoff_s, "s", handoff_spread))
+    stage_s, stage_spread = stage_cost(spec, timer or process_timer, progress)
+    if stage_s:
+        findings.append(Finding("stage beside its kernels", stage_s, "s", stage_spread))
     profile = DeviceProfile(
         source="measured",
         date=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -95,6 +99,7 @@ def probe_host(
         roofs=tuple(roofs),
         launch_s=launch_s,
         handoff_s=handoff_s,
+        stage_s=stage_s,
         boundary_bytes_per_s=boundary,
         shared_slowdown=slowdown,
         cache_bytes=host_cpu.last_cache_bytes(),
@@ -187,21 +192,22 @@ class _Measured:
         spread = (max(layouts) - min(layouts)) / 2 / boundary
         self._found("layout change at a cut, both ends", boundary, "B/s", spread)
         samples = self._samples(timer)
-        rates += [
-            s.unit.flops / s.seconds
-            for s in samples
-            if s.unit.kind in ("pointwise", "matmul") and s.unit.dtype == "float32"
-        ]
+        reached = defaultdict(list)
+        for s in samples:
+            if s.unit.kind in ("pointwise", "matmul"):
+                reached[arithmetic_of(s.unit)].append(s.unit.flops / s.seconds)
+        rates += reached["float32"]
         traffic = [
             s.unit.nbytes / s.seconds
             for s in samples
-            if s.unit.kind in ("matmul", "pool", "reduce")
+            if s.unit.kind in ("matmul", "pool", "reduce") and not has_bytes(s.unit)
         ]
         cached = max(cached, memory, *(rate / LOADS * HEADROOM for rate in traffic))
         self._found("peak float32", max(rates), "FLOP/s", 0.0)
         self._found("nearest cache", cached, "B/s", 0.0)
         peaks = [DtypePeak(dtype="float32", flops_per_s=HEADROOM * max(rates))]
-        peaks += self._other_peaks(timer, budget_s, HEADROOM * max(rates))
+        integers = HEADROOM * max(reached["int8"], default=0.0)
+        peaks += self._other_peaks(timer, budget_s, HEADROOM * max(rates), integers)
         roof = Roof(
             threads=self._threads,
             peaks=tuple(peaks),
@@ -229,7 +235,9 @@ class _Measured:
         self._found("networks timed", float(len(spreads)), "", statistics.median(spreads))
         return samples
 
-    def _other_peaks(self, timer: Timer, budget_s: float, float32: float) -> list[DtypePeak]:
+    def _other_peaks(
+        self, timer: Timer, budget_s: float, float32: float, integers: float
+    ) -> list[DtypePeak]:
         """Peaks of the types that the CPU has instructions for."""
         found = []
         for dtype, precision in reduced_types(self._spec):
@@ -242,9 +250,10 @@ class _Measured:
             found.append(DtypePeak(dtype=dtype, flops_per_s=max(HEADROOM * rate, float32)))
         if has_integers(self._spec):
             # Four products of bytes in the place of one of float32: an instruction's width.
-            found.append(DtypePeak(dtype="int8", flops_per_s=4 * float32))
+            peak = max(4 * float32, integers)
+            found.append(DtypePeak(dtype="int8", flops_per_s=peak))
             self.findings.append(
-                Finding(f"peak int8, {self._words}", 4 * float32, "FLOP/s", 0.0, "assumed")
+                Finding(f"peak int8, {self._words}", peak, "FLOP/s", 0.0, "assumed")
             )
         return found
 

@@ -2,8 +2,8 @@
 
 Units are known by construction, and kernels run in their order. A kernel is that of the next unit
 of its family with as many channels; what the compiler adds behind one (a change of layout, a
-reshape) counts for it, a border that is filled first for the next one. Units that were fused into
-another one's kernel give no sample.
+reshape) counts for it, a border that is filled first, or bytes that are widened first, for the next
+one. Units that were fused into another one's kernel give no sample.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _FAMILIES = (
     ("resize", ("move",)),
     ("multiply", ("elementwise",)),
     ("add", ("elementwise",)),
+    ("quantize", ("elementwise",)),
 )
 _LAYOUT_CHANGE = re.compile(r"transpose\d*")
-_PAD = re.compile(r"pad\w*")
+_PROLOGUE = re.compile(r"(pad|dequantize)\w*")
 _AHEAD = 6
 """Units that can have vanished into other kernels, one after another."""
 
@@ -41,12 +42,13 @@ def samples_of(units: Sequence[Unit], kernels: Sequence[TimedKernel]) -> tuple[U
     for kernel in kernels:
         if _LAYOUT_CHANGE.fullmatch(kernel.name):
             continue  # at the network's ends: not what a unit inside pays for
+        if _PROLOGUE.fullmatch(kernel.name):
+            pending_s += kernel.seconds
+            continue
         found = _next_unit(units, kernel, last + 1)
         if found is not None:
             spent[found] = kernel.seconds + pending_s
             last, pending_s = found, 0.0
-        elif _PAD.fullmatch(kernel.name):
-            pending_s += kernel.seconds
         elif last in spent:
             spent[last] += kernel.seconds
     return tuple(UnitSample(unit=units[index], seconds=seconds) for index, seconds in spent.items())
@@ -56,7 +58,9 @@ def _next_unit(units: Sequence[Unit], kernel: TimedKernel, start: int) -> int | 
     kinds = next((kinds for word, kinds in _FAMILIES if word in kernel.name), ())
     for index in range(start, min(start + _AHEAD, len(units))):
         unit = units[index]
-        if unit.kind in kinds and _channels(unit) == kernel.channels:
+        if unit.kind in kinds and (
+            _channels(unit) == kernel.channels or unit.shape_out == kernel.shape
+        ):
             return _end_of_fused(units, kernel, index)
     return None
 

@@ -18,6 +18,9 @@ _FASTEST = 0.12
 """Share of the runs that count. What disturbs a run only makes it longer, but the luckiest moments
 of all kernels never come in one run: the kernels' medians are over the fastest whole runs."""
 
+_STAGE_NETWORK = (8, "pointwise", 32, 14, 14)
+"""Some ten microseconds of kernels whose operands stay in the nearest caches."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedNetwork:
@@ -121,15 +124,29 @@ class NetworkTimer:
             rounds += 1
         return 2 * source.nbytes * rounds / (time.perf_counter() - began_s)
 
+    def stage(self) -> tuple[float, float]:
+        """Seconds that a stage of a pipeline costs beside its kernels; see `stage_cost`."""
+        import tvm_ffi
+
+        from tvm_iovt.probe.micro_networks import chain
+        from tvm_iovt.probe.stage_cost import Network, stage_seconds
+
+        module, (shape,) = chain(*_STAGE_NETWORK)
+        library = self._executable(module, "fp32").jit()
+        return stage_seconds(Network(library=library, shape=shape), self._spec, tvm_ffi)
+
     def _machine(self, module: Any, precision: str) -> Any:
         from tvm_iovt import _tvm
+
+        return _tvm.relax.VirtualMachine(self._executable(module, precision), self._device)
+
+    def _executable(self, module: Any, precision: str) -> Any:
         from tvm_iovt.build.stage import build_executable
         from tvm_iovt.schedules.cpu import lower_for_cpu
 
         lowered, _ = lower_for_cpu(module, self._spec.cpu, self._target, precision)
         with self._target:
-            executable = build_executable(lowered, self._spec, self._target)
-        return _tvm.relax.VirtualMachine(executable, self._device)
+            return build_executable(lowered, self._spec, self._target)
 
     def _tensor(self, value: np.ndarray) -> Any:
         from tvm_iovt import _tvm

@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from tvm_iovt import host_cpu
@@ -56,6 +57,26 @@ def handoff(frames: int = 400) -> tuple[float, float]:
     return middle, (high - low) / 2 / middle
 
 
+def stage_cost(
+    spec: TargetSpec, make: Callable[[TargetSpec], Timer], progress: Progress
+) -> tuple[float, float]:
+    """Seconds that a stage costs for a frame beside its kernels, and their spread.
+
+    Both are 0 without a core for a second stage.
+    """
+    if host_cpu.usable_cores() < 2:
+        return 0.0, 0.0
+    progress("a pipeline of two stages")
+    timer = make(dataclasses.replace(spec, cpu=dataclasses.replace(spec.cpu, cores=1)))
+    try:
+        seconds, spread = timer.call("stage", timeout_s=CALL_TIMEOUT_S)
+    except TuningError as error:
+        raise died(error) from error
+    finally:
+        timer.close()
+    return float(seconds), float(spread)
+
+
 def shared_bandwidth(
     spec: TargetSpec, threads: int, make: Callable[[TargetSpec], Timer], progress: Progress
 ) -> float:
@@ -67,14 +88,8 @@ def shared_bandwidth(
     timers: list[Timer] = []
     try:
         timers += [make(here), make(here)]
-        other = threading.Thread(
-            target=lambda: timers[1].call("stream", 2.5, timeout_s=CALL_TIMEOUT_S), daemon=True
-        )
-        other.start()
-        seconds = timers[0].call(
-            "seconds", "copy", (MEMORY_ELEMENTS,), 1.0, timeout_s=CALL_TIMEOUT_S
-        )
-        other.join()
+        copy = functools.partial(_call, timers[0], "seconds", "copy", (MEMORY_ELEMENTS,), 1.0)
+        seconds = _beside(copy, timers[1], "stream", 2.5)
     except TuningError as error:
         raise died(error) from error
     finally:
@@ -102,19 +117,8 @@ def slowdown_beside(
         for family in _BESIDE:
             alone = timers[0].call("run_for", family, _BESIDE_S, timeout_s=CALL_TIMEOUT_S)
             timers[1].call("run_for", family, 0.0, timeout_s=CALL_TIMEOUT_S)  # builds it
-            other = threading.Thread(
-                target=functools.partial(
-                    timers[1].call,
-                    "run_for",
-                    family,
-                    2 * _BESIDE_S,
-                    timeout_s=CALL_TIMEOUT_S,
-                ),
-                daemon=True,
-            )
-            other.start()
-            both = timers[0].call("run_for", family, _BESIDE_S, timeout_s=CALL_TIMEOUT_S)
-            other.join()
+            run = functools.partial(_call, timers[0], "run_for", family, _BESIDE_S)
+            both = _beside(run, timers[1], "run_for", family, 2 * _BESIDE_S)
             ratios.append(both / alone)
     except TuningError as error:
         raise died(error) from error
@@ -122,6 +126,23 @@ def slowdown_beside(
         for timer in timers:
             timer.close()
     return float(max(1.0, *ratios))
+
+
+def _call(timer: Timer, method: str, *arguments: object) -> float:
+    return float(timer.call(method, *arguments, timeout_s=CALL_TIMEOUT_S))
+
+
+def _beside(measure: Callable[[], float], other: Timer, method: str, *arguments: object) -> float:
+    """What is measured while another timer works.
+
+    Raises:
+        TuningError: Either of them died; the other one is waited for.
+    """
+    with ThreadPoolExecutor(1, "beside") as pool:
+        neighbour = pool.submit(_call, other, method, *arguments)
+        found = measure()
+        neighbour.result()
+    return found
 
 
 def died(error: TuningError) -> DeviceError:

@@ -7,6 +7,7 @@ weights have been pushed out of the caches since the last run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from tvm_iovt.cost_graph import Unit
 from tvm_iovt.probe.chain_builder import ChainBuilder, Value
+from tvm_iovt.probe.quantized_chain import Bytes, QuantizedChain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +37,7 @@ class SyntheticNetwork:
     precision: str = "fp32"
 
 
-FAMILIES = ("inverted", "residual", "pyramid", "shallow")
+FAMILIES = ("inverted", "residual", "quantized", "pyramid", "shallow")
 """Names for `network_plan`."""
 
 
@@ -43,11 +45,9 @@ def network_plan(family: str, turn: int, seed: int = 0) -> SyntheticNetwork:
     """A network of a family; each turn is another one, the same each time."""
     rng = np.random.default_rng([seed, turn, *family.encode()])
     builder, outputs = _MAKERS[family](rng)
+    module = builder.finish(*outputs)
     return SyntheticNetwork(
-        name=f"{family} {turn}",
-        units=tuple(builder.units),
-        shape=builder.shape,
-        module=builder.finish(*outputs),
+        name=f"{family} {turn}", units=tuple(builder.units), shape=builder.shape, module=module
     )
 
 
@@ -161,6 +161,48 @@ def shallow(rng: np.random.Generator) -> tuple[ChainBuilder, list[Value]]:
     return net, [net.softmax(x)]
 
 
+def quantized(rng: np.random.Generator) -> tuple[QuantizedChain, list[Bytes]]:
+    """Layers of bytes: inverted residuals and dense convolutions by turns, and how they join."""
+    size = int(rng.choice([192, 224, 256]))
+    net = QuantizedChain((1, 3, size, size), rng)
+    width = _eighths(rng, 16, 32)
+    x = net.conv(net.input, width, 3, 2, activation=str(rng.choice(["relu", "hardswish"])))
+    x = net.conv(x, width, 3, groups=width)
+    wide = _eighths(rng, 3 * width, 6 * width)
+    y = net.conv(x, wide, 1)
+    y = net.conv(y, wide, 3, 2, groups=wide)
+    y = net.conv(y, width, 1, activation="none")
+    side = net.pool(net.conv(net.input, _eighths(rng, 16, 64), 7, 2))
+    x = net.concatenate(y, side)
+    for stage in range(3):
+        grown = min(_eighths(rng, 24, 64) << stage, 320)
+        if stage < 2:
+            x = net.conv(x, grown, 3, 2)
+        wide = _eighths(rng, 3 * grown, 6 * grown)
+        activation = str(rng.choice(["relu", "relu", "hardswish"]))
+        kernel, stride = int(rng.choice([3, 3, 5])), 2 if stage == 2 else 1
+        y = net.conv(x, wide, 1, activation=activation)
+        y = net.conv(y, wide, kernel, stride, groups=wide, activation=activation)
+        if stage == 1:
+            y = net.attention(y, grown)
+        x = net.conv(y, grown, 1, activation="none", residual=x if stride == 1 else None)
+        if stage == 0:
+            branch = net.conv(net.pool(x, 3, 1, average=True), grown, 3, groups=grown // 8)
+            x = y = net.add(x, branch)  # a kernel of its own, as the branch is read twice
+        else:
+            y = net.conv(x, _eighths(rng, grown, grown * 2), 5 if stage == 1 else 3)
+        x = net.conv(y, grown, 3, residual=x)
+    x = net.conv(x, int(rng.choice([480, 960, 1280])), 1)
+    x = net.matmul(net.global_mean(x), int(rng.choice([128, 512, 1024])), activation="relu")
+    logits = net.matmul(x, int(rng.choice([10, 100, 1000, 1000])))
+    return net, [logits, net.global_mean(branch)]
+
+
+def _eighths(rng: np.random.Generator, least: int, most: int) -> int:
+    """A multiple of 8, as likely small as large."""
+    return max(round(float(np.exp(rng.uniform(np.log(least), np.log(most)))) / 8) * 8, 8)
+
+
 def _width(rng: np.random.Generator, least: int, most: int) -> int:
     """A number of channels, as likely small as large, mostly a multiple of 8."""
     found = float(np.exp(rng.uniform(np.log(least), np.log(most))))
@@ -168,9 +210,10 @@ def _width(rng: np.random.Generator, least: int, most: int) -> int:
     return max(round(found / step) * step, least)
 
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[[np.random.Generator], tuple[Any, list[Any]]]] = {
     "inverted": inverted,
     "residual": residual,
     "pyramid": pyramid,
     "shallow": shallow,
+    "quantized": quantized,
 }

@@ -142,7 +142,7 @@ def _stages(statistics: PipelineStatistics, prediction: Prediction | None) -> Ma
             _seconds(mean.send_s),
         ]
         if prediction is not None:
-            expected_s = prediction.stages[index].compute_s
+            expected_s = prediction.stages[index].kernels_s
             row += [
                 format_seconds(expected_s),
                 _ratio(mean.compute_s, expected_s, prediction.noise),

@@ -13,11 +13,23 @@ from tvm_iovt.runtime.pipeline_statistics import PipelineStatistics
 from tvm_iovt.types import Prediction
 
 
-def pipeline_facts(statistics: PipelineStatistics, prediction: Prediction | None = None) -> Table:
-    """Frame rate and latencies, beside what the plan expected."""
+def pipeline_facts(
+    statistics: PipelineStatistics,
+    prediction: Prediction | None = None,
+    *,
+    sequential: bool = False,
+) -> Table:
+    """Frame rate and latencies, beside what the plan expected.
+
+    Args:
+        statistics: Of the run.
+        prediction: Of the plan.
+        sequential: Whether a frame entered only when the one before it had left.
+    """
     expected_rate = expected_latency = ""
     if prediction is not None and prediction.period_s > 0:
-        expected_rate = f" (predicted {1 / prediction.period_s:.4g})"
+        period_s = prediction.latency_s if sequential else prediction.period_s
+        expected_rate = f" (predicted {1 / period_s:.4g})"
         expected_latency = f" (predicted for a frame alone {format_seconds(prediction.latency_s)})"
     p50, p90, p99 = (
         format_seconds(value) if math.isfinite(value) else "-"

@@ -137,11 +137,12 @@ def sets_period(prediction: Prediction) -> str:
         (seconds, text)
         for index, stage in enumerate(prediction.stages)
         for seconds, text in (
-            (stage.compute_s, f"the kernels of stage {index}"),
+            (stage.compute_s, f"the work of stage {index}"),
             (stage.receive_s, f"the transfer to stage {index}"),
             (stage.send_s, f"the transfer from stage {index} to the caller"),
         )
     ]
+    parts.append((prediction.memory_s, "the memory that stages share"))
     near = [text for seconds, text in parts if _is_about(seconds, prediction.period_s)]
     return " and ".join(near[:2])
 

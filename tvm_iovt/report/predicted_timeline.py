@@ -29,7 +29,7 @@ def predicted_timeline(prediction: Prediction, names: Sequence[str], frames: int
     spans: list[Span] = []
     ended_s = 0.0
     for frame in range(frames):
-        ready_s = 0.0
+        ready_s = frame * prediction.memory_s  # shared memory lets no more frames in
         for index, (state, stage) in enumerate(zip(stages, prediction.stages, strict=True)):
             lane, way_in, way_out = map(_first_free, (state.lanes, state.ways_in, state.ways_out))
             began_s = max(ready_s, state.lanes[lane], state.ways_in[way_in])

@@ -57,6 +57,8 @@ def profile_parts(spec: TargetSpec, profile: DeviceProfile) -> list[Table]:
     table.add_row("start of a kernel", format_seconds(profile.launch_s), source)
     if profile.handoff_s:
         table.add_row("hand-off between stages", format_seconds(profile.handoff_s), source)
+    if profile.stage_s:
+        table.add_row("stage beside its kernels", format_seconds(profile.stage_s), source)
     if profile.shared_slowdown > 1:
         table.add_row(
             "kernels beside another stage", f"{profile.shared_slowdown:.2f}x as long", source

@@ -1,10 +1,12 @@
 """When to go on with another of the prepared cuts, because devices or links are not as planned.
 
 A plan rests on predicted times. While frames pass, the monitor keeps moving averages of what the
-stages and transfers take. Where one leaves the band in which its prediction is known and stays
-outside, the predictions of every prepared cut are scaled with what was observed of the same
-devices and links, and the best one is proposed, if it is better by a margin and the current cut
-has had its time. It only computes: no threads, no clock.
+stages and transfers take, and of how much they vary. Where one leaves the band in which its
+prediction is known and stays outside, the predictions of every prepared cut are scaled with what
+was observed of the same devices and links, and the best one is proposed, if the current cut has had
+its time and the other one was better throughout by more than a margin, more than the averages are
+known to, and more than what handing frames from stage to stage costs anyway. It only computes: no
+threads, no clock; how long something lasts it takes from the observed times.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ HOME = ""
 _OUTLIER = 3.0
 # Of a frame's predicted time: differences of that size between tiny times say nothing.
 _SMALL = 0.02
+# From the mean absolute deviation of a normal distribution to its standard deviation.
+_NORMAL = math.sqrt(math.pi / 2)
 
 Key = tuple[str, ...]
 """A device `(target,)`, or a link `(source, destination)`."""
@@ -87,7 +91,7 @@ class PreparedCut:
         return cls(
             name=name,
             compute=tuple(
-                Part(key=(stage.target,), predicted_s=predicted.compute_s)
+                Part(key=(stage.target,), predicted_s=predicted.kernels_s)
                 for stage, predicted in zip(plan.stages, prediction.stages, strict=True)
             ),
             transfers=tuple(
@@ -112,22 +116,35 @@ class DriftSettings:
     Attributes:
         ema_weight: Of the newest frame in the averages.
         band: Least relative half-width of the band; that of the prediction counts if it is wider.
-        patience: Frames that an average must be outside of it, one after the other.
+        floor_s: Differences up to that say nothing, whatever they are relative to the prediction:
+            threads that wake each other, and a system that has other things to do, are not drift.
+        deviations: Of an average: differences up to so many are noise.
+        patience: Frames that an average must be outside of the band, and another cut be better,
+            one after the other.
+        patience_s: Seconds of the same: of frames of less than a millisecond a few are over before
+            the system has given the CPU back.
         margin: Least relative gain for a switch.
         dwell_frames: Least number of frames between two switches.
+        dwell_s: Least number of seconds between them.
         warmup_frames: Frames after a start that do not count.
         half_life_frames: Frames in which what is remembered of an unused device or link fades by
             half, so that it gets another chance; twice as many after each time that it was left
             because of its drift.
+        half_life_s: Seconds that this takes at least.
     """
 
     ema_weight: float = EMA_WEIGHT
     band: float = 0.05
+    floor_s: float = 100e-6
+    deviations: float = 3.0
     patience: int = 10
+    patience_s: float = 0.2
     margin: float = 0.1
     dwell_frames: int = 50
+    dwell_s: float = 0.5
     warmup_frames: int = 3
     half_life_frames: float = 2000.0
+    half_life_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,22 +172,58 @@ class _Memory:
 
     ratio: float
     age_frames: int = 0
-    half_life_frames: float = 0.0
+    age_s: float = 0.0
+    half_lives: float = 1.0
+
+    def grow_older(self, seconds: float) -> None:
+        self.age_frames += 1
+        self.age_s += seconds
+
+    def now(self, settings: DriftSettings) -> float:
+        """The ratio, faded."""
+        ages = (self.age_frames / settings.half_life_frames, self.age_s / settings.half_life_s)
+        return 1.0 + (self.ratio - 1.0) * math.pow(0.5, min(ages) / self.half_lives)
+
+
+@dataclass(slots=True)
+class _Streak:
+    """For how long something has been the case without a break."""
+
+    frames: int = 0
+    seconds: float = 0.0
+
+    def note(self, holds: bool, seconds: float) -> None:
+        self.frames, self.seconds = (self.frames + 1, self.seconds + seconds) if holds else (0, 0.0)
+
+    def is_long(self, settings: DriftSettings) -> bool:
+        return self.frames >= settings.patience and self.seconds >= settings.patience_s
 
 
 @dataclass(slots=True)
 class _Average:
     """Of a part of the current cut."""
 
-    ema_s: float | None = None
-    outside: int = 0
+    ema_s: float = 0.0
+    deviation_s: float = 0.0
+    samples: int = 0
+    outside: _Streak = field(default_factory=_Streak)
 
     def add(self, measured_s: float, weight: float) -> float:
-        if self.ema_s is None:
+        """Count a frame; the first ones weigh equally, as none of them is known to be usual."""
+        self.samples += 1
+        if self.samples == 1:
             self.ema_s = measured_s
-        else:
-            self.ema_s += weight * (min(measured_s, _OUTLIER * self.ema_s) - self.ema_s)
+            return self.ema_s
+        weight = max(weight, 1 / self.samples)
+        difference_s = min(measured_s, _OUTLIER * self.ema_s) - self.ema_s
+        self.deviation_s += weight * (abs(difference_s) - self.deviation_s)
+        self.ema_s += weight * difference_s
         return self.ema_s
+
+    def noise_s(self, weight: float) -> float:
+        """Standard deviation of the average, were the frames' times independent and normal."""
+        weight = max(weight, 1 / max(self.samples, 1))
+        return _NORMAL * self.deviation_s * math.sqrt(weight / (2 - weight))
 
 
 @dataclass(slots=True)
@@ -179,7 +232,10 @@ class _Watch:
 
     averages: list[_Average]
     frames: int = 0
+    seconds: float = 0.0
     drifted: list[int] = field(default_factory=list)
+    better: int | None = None
+    is_better: _Streak = field(default_factory=_Streak)
 
 
 class Drift:
@@ -227,22 +283,30 @@ class Drift:
             A better cut, if there is reason to switch to it. It is proposed again with each
             frame until `switched` or `exclude` is called.
         """
-        self._watch.frames += 1
+        settings, watch = self._settings, self._watch
+        measured_s = _measured_s(stages)
+        # At least so long ago the frame before came: the parts of a pipeline overlap.
+        seconds = sum(measured_s) if self._objective == "latency" else max(measured_s)
+        watch.frames += 1
+        watch.seconds += seconds
         for memory in self._memory.values():
-            memory.age_frames += 1
-        if self._watch.frames <= self._settings.warmup_frames:
+            memory.grow_older(seconds)
+        if watch.frames <= settings.warmup_frames:
             return None
-        self._average(stages)
-        if self._watch.frames < self._settings.dwell_frames:
+        self._average(measured_s, seconds)
+        proposal = self._proposal() if watch.drifted or self._moved else None
+        better = proposal.cut if proposal is not None else None
+        if better != watch.better:
+            watch.better, watch.is_better = better, _Streak()
+        watch.is_better.note(better is not None, seconds)
+        if watch.frames < settings.dwell_frames or watch.seconds < settings.dwell_s:
             return None
-        if not self._watch.drifted and not self._moved:
-            return None
-        return self._proposal()
+        return proposal if watch.is_better.is_long(settings) else None
 
     def switched(self, cut: int) -> None:
         """The frames from now on pass through another cut."""
         for i in self._watch.drifted:
-            self._memory[self.cuts[self._current].parts[i].key].half_life_frames *= 2
+            self._memory[self.cuts[self._current].parts[i].key].half_lives *= 2
         self._moved = True
         self._start(cut)
 
@@ -264,31 +328,33 @@ class Drift:
         self._current = current
         self._watch = _Watch([_Average() for _ in self.cuts[current].parts])
 
-    def _average(self, stages: Sequence[StageTimes]) -> None:
-        cut, watch = self.cuts[self._current], self._watch
+    def _average(self, times_s: Sequence[float], seconds: float) -> None:
+        cut, watch, settings = self.cuts[self._current], self._watch, self._settings
         whole_s = self._predicted_s(self._current)
-        band = max(self._settings.band, cut.noise)
+        band = max(settings.band, cut.noise)
         watch.drifted = []
-        pairs = zip(cut.parts, watch.averages, _measured_s(stages), strict=True)
+        pairs = zip(cut.parts, watch.averages, times_s, strict=True)
         for i, (part, average, measured_s) in enumerate(pairs):
-            ema_s = average.add(measured_s, self._settings.ema_weight)
-            outside = abs(ema_s - part.predicted_s) > band * max(part.predicted_s, whole_s)
-            average.outside = average.outside + 1 if outside else 0
-            if average.outside >= self._settings.patience:
+            difference_s = average.add(measured_s, settings.ema_weight) - part.predicted_s
+            band_s = max(
+                band * max(part.predicted_s, whole_s), settings.floor_s, self._noise_s(average)
+            )
+            average.outside.note(abs(difference_s) > band_s, seconds)
+            if average.outside.is_long(settings):
                 watch.drifted.append(i)
             small_s = _SMALL * whole_s
-            ratio = (ema_s + small_s) / (part.predicted_s + small_s) if whole_s else 1.0
-            memory = self._memory.setdefault(
-                part.key, _Memory(ratio, half_life_frames=self._settings.half_life_frames)
-            )
-            memory.ratio, memory.age_frames = ratio, 0
+            # A transfer of nothing to speak of may take many times as long: no link is that slow.
+            says_nothing = not whole_s or abs(difference_s) <= settings.floor_s
+            ratio = 1.0 if says_nothing else 1.0 + difference_s / (part.predicted_s + small_s)
+            memory = self._memory.setdefault(part.key, _Memory(ratio))
+            memory.ratio, memory.age_frames, memory.age_s = ratio, 0, 0.0
+
+    def _noise_s(self, average: _Average) -> float:
+        return self._settings.deviations * average.noise_s(self._settings.ema_weight)
 
     def _ratio(self, key: Key) -> float:
         memory = self._memory.get(key)
-        if memory is None:
-            return 1.0
-        faded = math.pow(0.5, memory.age_frames / memory.half_life_frames)
-        return 1.0 + (memory.ratio - 1.0) * faded
+        return memory.now(self._settings) if memory is not None else 1.0
 
     def _predicted_s(self, cut: int) -> float:
         found = self.cuts[cut]
@@ -299,7 +365,12 @@ class Drift:
         estimates_s = {i: self.estimate_s(i) for i in {*usable, self._current}}
         best = min(estimates_s, key=lambda i: estimates_s[i])
         current_s, best_s = estimates_s[self._current], estimates_s[best]
-        if best == self._current or best_s >= current_s * (1 - self._settings.margin):
+        least_gain_s = max(
+            self._settings.margin * current_s,
+            self._settings.floor_s,
+            *map(self._noise_s, self._watch.averages),
+        )
+        if best == self._current or best_s >= current_s - least_gain_s:
             return None
         return Proposal(
             cut=best,
@@ -320,11 +391,10 @@ class Drift:
     def _causes(self) -> Iterator[str]:
         for i in self._watch.drifted:
             part, average = self.cuts[self._current].parts[i], self._watch.averages[i]
-            if average.ema_s is not None:
-                yield (
-                    f"{part} takes {average.ema_s * 1e3:.3g} ms instead of "
-                    f"{part.predicted_s * 1e3:.3g} ms for {average.outside} frames"
-                )
+            yield (
+                f"{part} takes {average.ema_s * 1e3:.3g} ms instead of "
+                f"{part.predicted_s * 1e3:.3g} ms for {average.outside.frames} frames"
+            )
 
 
 def _measured_s(stages: Sequence[StageTimes]) -> list[float]:

@@ -16,8 +16,9 @@ import numpy as np
 
 from tvm_iovt import bundle, host_cpu
 from tvm_iovt.errors import BundleError, DeviceError, IovtError, ToolchainError, UsageError
+from tvm_iovt.json_codec import from_json
 from tvm_iovt.runtime.pack import LIBRARIES, RUNNER, pack
-from tvm_iovt.types import Discrepancy, from_json
+from tvm_iovt.types import Discrepancy
 
 RUN_TIMEOUT_S = 1800.0
 

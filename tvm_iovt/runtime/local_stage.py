@@ -108,11 +108,16 @@ class LocalStage:
         threads = 1 if self._target.gpu else self._threads
         thread_pool.own_pool(self._ffi, threads=threads, cpus=self._cpus)
         machine = CompiledStage(self.stage, self._target, self._library, self._ffi)
-        return _LocalLane(machine, self._ffi)
+        return LocalLane(machine, self._ffi)
 
 
-class _LocalLane:
-    """A machine state of its own, so that lanes of one stage share nothing but its code."""
+class LocalLane:
+    """A machine state of its own, so that lanes of one stage share nothing but its code.
+
+    Args:
+        machine: Of the stage; nobody else uses it.
+        ffi: The module `tvm_ffi`.
+    """
 
     def __init__(self, machine: CompiledStage, ffi: Any) -> None:
         self._machine: CompiledStage | None = machine

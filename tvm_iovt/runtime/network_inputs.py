@@ -52,6 +52,7 @@ class InputPlace:
         self._ffi = ffi
         self._spec = spec
         self._array: np.ndarray | None = None
+        self._start = 0
         self._tensor: Any = None
 
     def tensor(self, array: np.ndarray) -> Any:
@@ -63,6 +64,7 @@ class InputPlace:
             return self._ffi.from_dlpack(array, require_alignment=_ALIGNMENT_BYTES)
         if self._array is None:
             self._array = _aligned(self._spec.shape, np.dtype(self._spec.dtype))
+            self._start = self._array.ctypes.data
             self._tensor = self._ffi.from_dlpack(self._array, require_alignment=_ALIGNMENT_BYTES)
         np.copyto(self._array, array)
         return self._tensor
@@ -73,8 +75,8 @@ class InputPlace:
         A network that only reshapes an input returns such a view.
         """
         if self._array is not None:
-            start = self._array.ctypes.data
-            if any(start <= tensor.data_ptr() < start + self._array.nbytes for tensor in outputs):
+            start, end = self._start, self._start + self._array.nbytes
+            if any(start <= tensor.data_ptr() < end for tensor in outputs):
                 self._array = self._tensor = None
 
 

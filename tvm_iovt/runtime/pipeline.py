@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Pipeline:
         action_timeout_s: Seconds after which a device that has not finished opening, or receiving,
             computing or sending one frame, counts as failed.
         close_timeout_s: Seconds to wait for the devices at the end.
+        interrupt: Called when the caller is interrupted while it waits for a result, before the
+            devices are waited for: it may end calls that nobody needs any more.
 
     Raises:
         UsageError: The stages do not fit together.
@@ -61,6 +63,7 @@ class Pipeline:
         sequential: bool = False,
         action_timeout_s: float = 600.0,
         close_timeout_s: float = 10.0,
+        interrupt: Callable[[], None] = lambda: None,
     ) -> None:
         if queue_frames < 1:
             raise UsageError("A queue holds at least one frame", seen=str(queue_frames))
@@ -73,7 +76,8 @@ class Pipeline:
         self._action_timeout_s = action_timeout_s
         self._close_timeout_s = close_timeout_s
         self._lanes: list[LaneThread] = []
-        self._running = False
+        self._interrupt = interrupt
+        self._run: PipelineRun | None = None
         self._restart_record()
 
     @property
@@ -112,7 +116,7 @@ class Pipeline:
             raise
 
     def close(self) -> None:
-        """Close all lanes; does nothing if they are closed.
+        """Close all lanes; does nothing if they are closed. A stream that runs ends with an error.
 
         Raises:
             StageError: A lane failed to close, or was still busy after `close_timeout_s`; its
@@ -150,13 +154,12 @@ class Pipeline:
             UsageError: A frame does not fit; likewise.
             Exception: What the source itself raised; likewise.
         """
-        if self._running:
+        if self._run is not None:
             raise UsageError("A pipeline runs one stream at a time", do="wait for the one before")
         opened_here = not self._lanes
         self.open()
-        self._running = True
         self._restart_record()
-        run = PipelineRun(
+        run = self._run = PipelineRun(
             self._stages,
             self._outputs,
             inputs=self._specs,
@@ -165,25 +168,29 @@ class Pipeline:
             first_frame=first_frame,
             recorder=self._recorder,
         )
-        for lane in self._lanes:
-            lane.start(run)
         feed = functools.partial(run.feed, frames)
         source = threading.Thread(target=feed, name="source of the pipeline", daemon=True)
-        source.start()
         ready: list[FrameResult] = []
         complete = False
         stays_open = not opened_here
         try:
+            for lane in self._lanes:
+                lane.start(run)
+            source.start()
             while self._take(run, first_frame + self._count, ready):
                 yield ready.pop()
             complete = True
         except GeneratorExit:
             raise
-        except BaseException:
+        except Exception:
             stays_open = False
             raise
+        except BaseException:
+            stays_open = False
+            self._interrupt()
+            raise
         finally:
-            self._running = False
+            self._run = None
             failure = self._finish(run, source, stays_open=stays_open)
             if complete and failure is not None:
                 raise failure
@@ -239,10 +246,13 @@ class Pipeline:
         else:
             failure = self._shut()
         # A source that blocks for good cannot be interrupted; it finds nobody when it returns.
-        source.join(max(0.0, deadline_s - time.monotonic()))
+        if source.ident is not None:  # else it could not be started
+            source.join(max(0.0, deadline_s - time.monotonic()))
         return failure
 
     def _shut(self) -> StageError | None:
+        if self._run is not None:
+            self._run.abort()
         lanes, self._lanes = self._lanes, []
         deadline_s = time.monotonic() + self._close_timeout_s
         for lane in lanes:

@@ -26,7 +26,7 @@ from tvm_iovt.runtime.pipeline_stage import (
     stage_failed,
 )
 from tvm_iovt.runtime.stage_lane import StageLane, Values
-from tvm_iovt.runtime.timeline import COMPUTE, RECEIVE, SEND, Span
+from tvm_iovt.runtime.timeline import COMPUTE, RECEIVE, SEND
 from tvm_iovt.runtime.timeline_recorder import StageTimes, TimelineRecorder
 from tvm_iovt.types import TensorSpec
 
@@ -101,6 +101,7 @@ class PipelineRun:
         self._first_frame = first_frame
         self._recorder = recorder
         self._busy: dict[tuple[int, int], tuple[str, int, float]] = {}
+        self._aborted = False
         self._began_s = time.perf_counter()
 
     # --- The source's thread --------------------------------------------------------------------
@@ -216,9 +217,7 @@ class PipelineRun:
     def _stop(self, stage: int, number: int, action: str, frame: int, start_s: float) -> float:
         end_s = self._now_s()
         del self._busy[stage, number]
-        self._recorder.add(
-            Span(stage=stage, lane=number, frame=frame, action=action, start_s=start_s, end_s=end_s)
-        )
+        self._recorder.add(stage, number, frame, action, start_s, end_s)
         return end_s - start_s
 
     # --- The caller's thread --------------------------------------------------------------------
@@ -232,6 +231,8 @@ class PipelineRun:
         """
         while True:
             item = self._finished.get(min(1.0, timeout_s / 4))
+            if item is None and self._aborted:
+                return End(expected, UsageError("The pipeline was closed while a stream ran"))
             if item is None:
                 item = self._stalled(expected, timeout_s)
             if item is None:
@@ -253,6 +254,7 @@ class PipelineRun:
 
     def abort(self) -> None:
         """Drop all frames and let all threads go, as soon as they are done with their action."""
+        self._aborted = True
         self._stop_entering()
         for gate in self._gates:
             gate.break_()

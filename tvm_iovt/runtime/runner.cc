@@ -473,7 +473,7 @@ ffi::json::Object JsonObject(std::vector<std::pair<std::string, ffi::Any>> field
   return object;
 }
 
-// JSON has no infinity; types.from_json reads these words as floats.
+// JSON has no infinity; json_codec.from_json reads these words as floats.
 ffi::Any JsonNumber(double value) {
   if (std::isfinite(value)) return value;
   return ffi::String(std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ KEPT_SPANS = 3000
 
 EMA_WEIGHT = 0.1
 """Of the newest frame in the moving averages."""
+
+_Noted = tuple[int, int, int, str, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,8 @@ class TimelineRecorder:
     def __init__(self, stages: Sequence[str], *, kept: int = KEPT_SPANS) -> None:
         self._stages = tuple(stages)
         self._kept = kept
-        self._first: list[Span] = []
-        self._last: deque[Span] = deque(maxlen=kept)
+        self._first: list[_Noted] = []
+        self._last: deque[_Noted] = deque(maxlen=kept)
         keys = [(stage, action) for stage in range(len(stages)) for action in ACTIONS]
         self._counts = dict.fromkeys(keys, 0)
         self._sums_s = dict.fromkeys(keys, 0.0)
@@ -51,14 +54,18 @@ class TimelineRecorder:
         self._length_s = 0.0
         self._lock = threading.Lock()
 
-    def add(self, span: Span) -> None:
-        """Note what a lane has done."""
-        key, busy_s = (span.stage, span.action), span.end_s - span.start_s
+    def add(
+        self, stage: int, lane: int, frame: int, action: str, start_s: float, end_s: float
+    ) -> None:
+        """Note what a lane has done; see `timeline.Span`, which is made when somebody asks."""
+        key, busy_s = (stage, action), end_s - start_s
         with self._lock:
-            (self._first if len(self._first) < self._kept else self._last).append(span)
-            weight = EMA_WEIGHT if self._counts[key] else 1.0
-            self._averages_s[key] += weight * (busy_s - self._averages_s[key])
-            self._counts[key] += 1
+            noted = (stage, lane, frame, action, start_s, end_s)
+            (self._first if len(self._first) < self._kept else self._last).append(noted)
+            count = self._counts[key]
+            average_s = self._averages_s[key]
+            self._averages_s[key] += (EMA_WEIGHT if count else 1.0) * (busy_s - average_s)
+            self._counts[key] = count + 1
             self._sums_s[key] += busy_s
 
     def finish_frame(self, now_s: float) -> None:
@@ -82,12 +89,16 @@ class TimelineRecorder:
     def timeline(self) -> Timeline:
         """What there is up to now."""
         with self._lock:
-            spans = [*self._first, *self._last]
+            noted = [*self._first, *self._last]
             totals = tuple(
                 Busy(stage=stage, action=action, spans=count, busy_s=self._sums_s[stage, action])
                 for (stage, action), count in self._counts.items()
                 if count
             )
             length_s = self._length_s
-        spans.sort(key=lambda span: span.start_s)
+        spans = sorted(itertools.starmap(_span, noted), key=lambda span: span.start_s)
         return Timeline(stages=self._stages, spans=tuple(spans), length_s=length_s, totals=totals)
+
+
+def _span(stage: int, lane: int, frame: int, action: str, start_s: float, end_s: float) -> Span:
+    return Span(stage=stage, lane=lane, frame=frame, action=action, start_s=start_s, end_s=end_s)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_iovt.stages.library import StageBuilder, file_part
+from tvm_iovt.stages.library import StageBuilder, new_file
 from tvm_iovt.types import Decision, Deployment, Library, PartitionPlan, Stage, TargetSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def build_whole(
     Returns:
         The deployment, and what was decided about its kernels.
     """
-    library, notes = builder.build(module, spec, folder, 0, f"stage0.{file_part(spec.name)}.so")
+    file = new_file(folder, f"stage0.{spec.name}", ".so")
+    library, notes = builder.build(module, spec, folder, 0, file)
     stage = Stage(index=0, target=spec.name, inputs=network.inputs, outputs=network.outputs)
     plan = PartitionPlan(
         stages=(stage,), objective="whole", reason=f"the whole network on {spec.name}"
@@ -70,7 +71,7 @@ def build_plan(
     notes: list[Decision] = []
     for stage in plan.stages:
         part = relay_passes.stage_module(partitioned, stage.index)
-        file = f"{file_part(name)}.stage{stage.index}.{file_part(stage.target)}.so"
+        file = new_file(folder, f"{name}.stage{stage.index}.{stage.target}", ".so")
         library, made = builder.build(part.module, known[stage.target], folder, stage.index, file)
         libraries.append(library)
         stages.append(

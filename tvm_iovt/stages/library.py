@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -121,9 +122,14 @@ class StageBuilder:
         )
 
 
-def file_part(name: str) -> str:
-    """A target name as a part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+def new_file(folder: Path, name: str, suffix: str) -> str:
+    """A file name for a name, which the folder does not have: `arm/2` and `arm-2` look alike."""
+    part = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    taken = itertools.count(2)
+    file = f"{part}{suffix}"
+    while (folder / file).exists():
+        file = f"{part}~{next(taken)}{suffix}"
+    return file
 
 
 def _closing(select: KernelSelector | None) -> AbstractContextManager[object]:

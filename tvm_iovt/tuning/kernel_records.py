@@ -15,8 +15,8 @@ from typing import ClassVar
 from tvm_iovt import resources
 from tvm_iovt.atomic_write import write_atomically
 from tvm_iovt.errors import IovtError, UsageError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.schedules.convolution import Conv2d
-from tvm_iovt.types import from_json, to_json
 
 FOLDER = "tuning_logs"
 FILE = "kernel_choice.jsonl"

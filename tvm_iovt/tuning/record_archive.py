@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 
 from tvm_iovt._version import __version__
 from tvm_iovt.errors import IovtError, TuningError, UsageError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.tuning.record_folder import KINDS, FolderRecords, read_folder
 from tvm_iovt.tuning.record_lines import read_lines
 from tvm_iovt.tuning.record_writing import replace_file
 from tvm_iovt.tuning.schedule_records import DeviceKind
-from tvm_iovt.types import FileRecord, from_json, to_json
+from tvm_iovt.types import FileRecord
 
 SUFFIX = ".iovt-logs"
 

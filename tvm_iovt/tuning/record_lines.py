@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from tvm_iovt.errors import IovtError
-from tvm_iovt.types import from_json, to_json
+from tvm_iovt.json_codec import from_json, to_json
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_iovt.errors import IovtError, TuningError, UsageError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.tuning.record_writing import write_error
-from tvm_iovt.types import from_json, to_json
 
 FILE = ".lock"
 

@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 
 from tvm_iovt._version import __version__
 from tvm_iovt.errors import IovtError
+from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.tuning import record_lock
 from tvm_iovt.tuning.record_store import RecordStore, installed_tvm
 from tvm_iovt.tuning.record_writing import replace_file
 from tvm_iovt.tuning.schedule_records import DeviceKind
-from tvm_iovt.types import from_json, to_json
 
 FOLDER = "runs"
 RUNNING, INTERRUPTED, COMPLETE, FAILED = "running", "interrupted", "complete", "failed"
