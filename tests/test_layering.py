@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A module belongs to the longest prefix that is listed.
 LAYERS = (
-    ("tvm_iovt._version", "tvm_iovt.errors"),
+    ("tvm_iovt._version", "tvm_iovt.errors", "tvm_iovt.interrupts"),
     ("tvm_iovt.types", "tvm_iovt.json_codec", "tvm_iovt.resources"),
     ("tvm_iovt.cost_graph",),
     ("tvm_iovt.host_cpu", "tvm_iovt.fusion", "tvm_iovt.roofline", "tvm_iovt.precision"),

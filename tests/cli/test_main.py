@@ -10,8 +10,8 @@ import pytest
 
 from tvm_iovt import errors
 from tvm_iovt.cli import main
-from tvm_iovt.cli.interrupts import InterruptedByUser
 from tvm_iovt.errors import IovtError, ModelError
+from tvm_iovt.interrupts import InterruptedByUser
 
 
 def raising(error: BaseException) -> click.Command:

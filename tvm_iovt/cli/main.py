@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from tvm_iovt._version import __version__
-from tvm_iovt.cli.interrupts import InterruptedByUser, interrupt_inside
 from tvm_iovt.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, IovtError
+from tvm_iovt.interrupts import InterruptedByUser, interrupt_inside
 
 # Verb, the module and attribute of its command, and its line in --help (kept here so that --help
 # need not import the verbs).

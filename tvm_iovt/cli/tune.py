@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from tvm_iovt.cli.durations import parse_duration
-from tvm_iovt.cli.interrupts import interrupt_inside
 from tvm_iovt.cli.options import (
     board_options,
     common_options,
@@ -20,6 +19,7 @@ from tvm_iovt.cli.options import (
     kernel_options,
 )
 from tvm_iovt.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from tvm_iovt.interrupts import interrupt_inside
 
 if TYPE_CHECKING:
     from tvm_iovt.report.tune_history import TuneHistory

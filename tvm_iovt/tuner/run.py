@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_iovt import precision
 from tvm_iovt.errors import IovtError
+from tvm_iovt.interrupts import interrupt_inside
 from tvm_iovt.stages import KernelOptions, kernel_selector, run_graph_passes
 from tvm_iovt.tuner.measurers import board_request, linker_of, measurer_of
 from tvm_iovt.tuner.options import TuneOptions, check_is_reachable, check_options
@@ -111,8 +112,7 @@ class _Run:
         except BaseException as error:
             # The first error is the one to tell; a full disk refuses the state, too.
             with contextlib.suppress(IovtError):
-                interrupted = isinstance(error, KeyboardInterrupt)
-                self._state.end(INTERRUPTED if interrupted else FAILED)
+                self._state.end(INTERRUPTED if interrupt_inside(error) else FAILED)
             raise
         self._state.end(COMPLETE if outcome.complete else INTERRUPTED)
         self._listen(outcome)
