@@ -4,7 +4,8 @@
 
 Makes a network namespace that stands for a second machine: a board serves there on one core, behind
 a pair of virtual interfaces whose rate `tc` limits. For each rate the network is planned for this
-machine's other core and that board, compiled, and run as a pipeline. Needs root, `ip` and `tc`.
+machine's other core and that board, compiled, and run as a pipeline, in turns with the whole
+network on this machine's core alone. Needs root, `ip` and `tc`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,7 @@ from tvm_iovt import resources
 SPACE, NEAR, FAR = "iovt-far", "iovt-near0", "iovt-far0"
 HERE, THERE, PORT = "10.77.0.1", "10.77.0.2", 9199
 LATENCY_MS = 1
+ROUNDS = 3
 
 
 def run(*words: object) -> None:
@@ -118,23 +121,27 @@ def measure(model: Path, rate: str, shapes: list[str], frames: int, folder: Path
     stages = plan["stages"]
     boards = ["--tracker", f"{HERE}:{PORT}", "--board", "far/1=far"]
     used = any(stage["target"] == "far/1" for stage in stages)
-    ran = verb(
-        folder,
-        "run",
-        bundle,
-        f"sample:{frames}",
-        "--pipeline",
-        *(boards if used else ()),
-    )
+    periods: dict[str, list[float]] = {"planned": [], "alone": []}
+    for _ in range(ROUNDS):
+        periods["planned"].append(period_s(folder, bundle, frames, *(boards if used else ())))
+        periods["alone"].append(period_s(folder, folder / "alone.iovt", frames))
     alone = verb(folder, "plan", model, *shapes, "--targets", "host/1")["plan"]["prediction"]
     return {
         "stages": [(stage["target"], len(stage["units"])) for stage in stages],
         "bytes_over_link": [s["bytes_in"] for s in plan["prediction"]["stages"]],
         "cut": plan["reasons"],
         "period_predicted_s": plan["prediction"]["period_s"],
-        "period_measured_s": 1 / ran["statistics"]["frames_per_s"],
+        "period_measured_s": statistics.median(periods["planned"]),
         "alone_predicted_s": alone["period_s"],
+        "alone_measured_s": statistics.median(periods["alone"]),
+        "rounds": periods,
     }
+
+
+def period_s(folder: Path, bundle: Path, frames: int, *options: str) -> float:
+    """Seconds between two frames of a run."""
+    ran = verb(folder, "run", bundle, f"sample:{frames}", "--pipeline", *options)
+    return float(1 / ran["statistics"]["frames_per_s"])
 
 
 def main() -> None:
@@ -150,6 +157,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary, second_machine():
         folder = Path(temporary)
         describe_far(folder)
+        whole = ("--targets", "host/1", "-o", folder / "alone.iovt")
+        verb(folder, "compile", given.model, *shapes, *whole)
         with board(folder):
             for rate in given.rates.split(","):
                 found = measure(given.model, rate, shapes, given.frames, folder)
@@ -157,7 +166,8 @@ def main() -> None:
                 parts = " | ".join(f"{target} {count} units" for target, count in found["stages"])
                 print(
                     f"{rate:>10} {parts:40} predicted {found['period_predicted_s'] * 1e3:8.2f} ms, "
-                    f"measured {found['period_measured_s'] * 1e3:8.2f} ms a frame",
+                    f"measured {found['period_measured_s'] * 1e3:8.2f} ms a frame; "
+                    f"alone {found['alone_measured_s'] * 1e3:8.2f} ms",
                     flush=True,
                 )
                 write_json(given.json, results)

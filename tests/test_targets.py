@@ -126,6 +126,7 @@ def test_user_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (("[cpu]", "[cpu]\nmattr = ['neon']"), 'write "+neon"'),
         (('triple = "aarch64', 'triple = "x'), "begins with aarch64-"),
         (('triple = "aarch64', 'triple = "x86_64'), "cpu.triple is wrong"),
+        (('arch = "aarch64"', 'arch = "native"'), "cpu.triple is wrong"),
         (("[cpu]", "gpu = 3\n[cpu]"), "make it a table"),
         (("[cpu]", "[cpus]"), "cpus is wrong"),
     ],

@@ -6,6 +6,7 @@ inside the verbs that compile.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import subprocess
 import sys
@@ -100,12 +101,65 @@ def _cpu_target(cpu: CpuSpec) -> dict[str, Any]:
     return target
 
 
+def _check_cpu(spec: TargetSpec) -> None:
+    """Refuse names that LLVM does not know: it would build for a generic CPU, and only log that."""
+    cpu = spec.cpu
+    if cpu.mcpu != "native":
+        known = _known_cpus(cpu.triple)
+        if known and cpu.mcpu not in known:
+            near = difflib.get_close_matches(cpu.mcpu, known, n=5, cutoff=0.3) or known[:5]
+            raise TargetError(
+                f"{spec.name}: LLVM knows no CPU {cpu.mcpu!r}",
+                seen=f"mcpu = {cpu.mcpu!r} for {cpu.triple}",
+                do=f"write one of the {len(known)} that it knows, such as {', '.join(near)}",
+            )
+    for attribute in cpu.mattr:
+        feature = attribute[1:]
+        if not _is_feature(cpu.triple, feature):
+            every = {
+                name for each in _known_cpus(cpu.triple) for name in _features(cpu.triple, each)
+            }
+            near = difflib.get_close_matches(feature, every, n=5, cutoff=0.3)
+            raise TargetError(
+                f"{spec.name}: LLVM knows no feature {feature!r} of {cpu.arch}",
+                seen=f"mattr {attribute!r} for {cpu.triple}",
+                do=f"correct it ({', '.join(near)}), or leave it out" if near else "leave it out",
+            )
+
+
+@functools.cache
+def _known_cpus(triple: str) -> tuple[str, ...]:
+    """CPUs that LLVM has code generators for; none if TVM was built without LLVM."""
+    list_cpus = tvm.get_global_func("target.llvm_get_cpu_archlist", allow_missing=True)
+    if list_cpus is None:
+        return ()
+    return tuple(map(str, list_cpus(tvm.target.Target({"kind": "llvm", "mtriple": triple}))))
+
+
+@functools.cache
+def _is_feature(triple: str, feature: str) -> bool:
+    """Whether a CPU that is told to have a feature has it then; LLVM leaves out unknown ones."""
+    found = _features(triple, "generic", f"+{feature}")
+    return not found or feature in found
+
+
+def _features(triple: str, mcpu: str, *mattr: str) -> frozenset[str]:
+    """What a CPU has; nothing if TVM was built without LLVM."""
+    list_features = tvm.get_global_func("target.llvm_get_cpu_features", allow_missing=True)
+    if list_features is None:
+        return frozenset()
+    target = {"kind": "llvm", "mtriple": triple, "mcpu": mcpu, "mattr": list(mattr)}
+    return frozenset(map(str, list_features(tvm.target.Target(target))))
+
+
 def tvm_target(spec: TargetSpec) -> Any:
     """The `tvm.target.Target` of a target description.
 
     Raises:
-        TargetError: TVM as installed has no code generator for it.
+        TargetError: TVM as installed has no code generator for it, or LLVM does not know its CPU
+            or a feature of that.
     """
+    _check_cpu(spec)
     if spec.gpu is None:
         return tvm.target.Target(_cpu_target(spec.cpu))
     if tvm.get_global_func(f"target.build.{spec.gpu.kind}", allow_missing=True) is None:

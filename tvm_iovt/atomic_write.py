@@ -31,4 +31,8 @@ def write_atomically(out: Path, content: bytes, *, durable: bool = False) -> Non
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(f"Cannot write {out}", seen=str(error)) from error
+        raise UsageError(
+            f"Cannot write {out}",
+            seen=error.strerror or str(error),  # not the temporary file's name, which says nothing
+            do="check the path, its permissions and the free space, or name another file",
+        ) from error

@@ -12,7 +12,8 @@ import dataclasses
 import re
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -240,23 +241,40 @@ def _read_cpu(table: dict[str, Any], path: Path) -> CpuSpec:
         known = {f.name for f in dataclasses.fields(CpuSpec)}
         overrides = _fields(table, CpuSpec, path, "cpu.", optional=known)
         del overrides["arch"]
-        return dataclasses.replace(host_cpu.detect(), **overrides)
+        return _fitting(dataclasses.replace(host_cpu.detect(), **overrides), path)
     cpu = CpuSpec(**_fields(table, CpuSpec, path, "cpu.", optional={"mattr", "features"}))
     if cpu.arch not in _ARCHES:
         raise _wrong(path, "cpu.arch", cpu.arch, f"one of {', '.join(_ARCHES)}")
+    return _fitting(cpu, path)
+
+
+def _fitting(cpu: CpuSpec, path: Path) -> CpuSpec:
+    for misfit in cpu_misfits(cpu):
+        raise _wrong(path, f"cpu.{misfit.key}", misfit.value, misfit.do)
+    return cpu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuMisfit:
+    """What is wrong with a CPU's description: its key, the value there, and what to write."""
+
+    key: str
+    value: str
+    do: str
+
+
+def cpu_misfits(cpu: CpuSpec) -> Iterator[CpuMisfit]:
+    """What stands against a CPU's description, as far as can be told without the compiler."""
     # LLVM crashes, and this process with it, on an architecture that it does not know.
-    if not cpu.triple.startswith(_TRIPLES[cpu.arch]):
-        beginnings = " or ".join(f"{known}-" for known in _TRIPLES[cpu.arch])
-        raise _wrong(
-            path,
-            "cpu.triple",
-            cpu.triple,
-            f"write one of {cpu.arch}, which begins with {beginnings}",
-        )
+    beginnings = _TRIPLES.get(cpu.arch)
+    if beginnings is not None and not cpu.triple.startswith(beginnings):
+        known = " or ".join(f"{beginning}-" for beginning in beginnings)
+        do = f"write one of {cpu.arch}, which begins with {known}"
+        yield CpuMisfit(key="triple", value=cpu.triple, do=do)
     for attribute in cpu.mattr:
         if attribute[:1] not in ("+", "-"):
-            raise _wrong(path, "cpu.mattr", attribute, f'write "+{attribute}" or "-{attribute}"')
-    return cpu
+            do = f'write "+{attribute}" or "-{attribute}"'
+            yield CpuMisfit(key="mattr", value=attribute, do=do)
 
 
 def _fields(

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -213,12 +214,19 @@ def test_a_stream_goes_on_when_another_board_is_busy(
     )
     write_stream(tmp_path / "frames.npz", 300)
     patient, brief = lab.request("shared"), lab.request("shared", wait_s=1)
+
+    def wait_for_the_other_board(done: int, total: int) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "opens the next pipeline":
+                thread.join()
+
     outcome = run_pipeline(
         path,
         str(tmp_path / "frames.npz"),
         boards={"board": patient, "second": brief},
         adapt=True,
         output=tmp_path / "out",
+        count=wait_for_the_other_board,
     )
     assert outcome.frames == 300
     assert outcome.deployment.name == "cut"

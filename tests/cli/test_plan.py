@@ -59,6 +59,21 @@ def test_one_model_as_json(plan: Any, funnel_model: Path):
     assert from_json(PlanFile, json.loads(out)).plan.objective == "throughput"
 
 
+def test_a_plan_that_cannot_be_written_is_printed(plan: Any, funnel_model: Path, tmp_path: Path):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "plan.json"
+    code, out, err = plan(funnel_model, *PAIR, "-o", output)
+    assert code == 2
+    assert "Stages" in out
+    assert "wrote" not in out
+    assert f"Cannot write {output}" in err
+    code, out, err = plan(funnel_model, *PAIR, "-o", output, "--json")
+    found = json.loads(out)
+    assert code == found.pop("error")["exit_code"] == 2
+    assert from_json(PlanFile, found).plan.objective == "latency"
+    assert f"Cannot write {output}" in err
+
+
 def measured_with(threads: int) -> str:
     """A server's profile of a law for one number of threads."""
     roof = Roof(
@@ -185,6 +200,8 @@ def test_convolutions_are_split_or_not(plan: Any, funnel_model: Path):
         (("--trace", "t.csv", "--frame-interval", "1h"), "interval could not be read"),
         (("--trace", "gone.csv"), "Cannot read the trace gone.csv"),
         (("--link", "edge=1MB", "--pareto"), "one link"),
+        (("--link", "server=5MB"), "2 things of the way to server"),
+        (("--cuts", ""), "--cuts names no operator"),
     ],
 )
 def test_what_makes_no_sense_is_refused(plan: Any, arguments: tuple[str, ...], words: str):

@@ -83,6 +83,39 @@ def test_an_error_in_the_middle_keeps_and_tells(cut: Path, tmp_path: Path, capsy
     assert "Frame 8 of" in json.loads(out)["error"]["what"]
 
 
+def test_a_page_that_cannot_be_written_costs_no_numbers(
+    cut: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").touch()
+    page = tmp_path / "file" / "t.html"
+    code, out, err = output(capsys, cut, "sample:5", "--pipeline", "--timeline", page)
+    assert code == 2
+    assert "frames/s" in out
+    assert f"Cannot write {page}" in err
+    assert "free space" in err
+    code, out, err = output(capsys, cut, "sample:5", "--pipeline", "--timeline", page, "--json")
+    found = json.loads(out)
+    assert code == found["error"]["exit_code"] == 2
+    assert found["statistics"]["frames"] == 5
+    assert f"Cannot write {page}" in err
+
+
+def test_an_error_in_the_middle_is_not_hidden_by_the_page(
+    cut: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "file").touch()
+    np.savez(tmp_path / "0.npz", image=np.ones((2, 3, 16, 16), np.float32))
+    folder = tmp_path / "stream"
+    folder.mkdir()
+    (tmp_path / "0.npz").rename(folder / "0.npz")
+    (folder / "1.npz").write_bytes(b"broken")
+    page = tmp_path / "file" / "t.html"
+    code, _, err = output(capsys, cut, folder, "--pipeline", "--timeline", page)
+    assert code == 2
+    assert "error: Frame 2 of" in err
+    assert f"Cannot write {page}" in err
+
+
 def test_an_interrupt_is_130_and_keeps(cut: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tvm_iovt", "run", str(cut), "sample:100000000"]
     command += ["--pipeline", "--output", str(tmp_path / "out")]
@@ -125,6 +158,11 @@ def test_an_interrupt_is_130_and_keeps(cut: Path, tmp_path: Path) -> None:
             ["sample:3", "--pipeline", "--board", "host=pi", "--tracker", "127.0.0.1:1"],
             5,
             "The tracker at 127.0.0.1:1",
+        ),
+        (
+            ["sample:3", "--pipeline", "--board", "arm=cam", "--tracker", "127.0.0.1:1"],
+            2,
+            "its targets are host",
         ),
         (["--limit", "3"], 2, "--limit belongs to --pipeline"),
         (["--sequential"], 2, "--sequential belongs to --pipeline"),

@@ -15,12 +15,15 @@ import pytest
 from onnx import helper
 
 import tvm_iovt
-from tvm_iovt import bundle, runtime, targets
+from relay_passes import read_costs
+from tvm_iovt import bundle, host_cpu, runtime, targets
 from tvm_iovt.compiler import CompileOptions, compile_model
 from tvm_iovt.compiler.contents import is_one_board, plan_name, specs_of
 from tvm_iovt.errors import TargetError, UsageError
+from tvm_iovt.frontend.load import load_network
 from tvm_iovt.planning.model_plan import PlanOptions, plan_model
 from tvm_iovt.planning.plan_file import read_plan, write_plan
+from tvm_iovt.stages.graph import annotate
 
 TWO = "host/1,host/1"
 
@@ -253,3 +256,80 @@ def test_names_of_plans_differ() -> None:
         "host+host after 2 (2)",
         "host+host after 2 (3)",
     ]
+
+
+_CORE = """
+description = "this machine, as described"
+machine = "box"
+
+[cpu]
+arch = "native"
+cores = {cores}
+vector_bits = {vector_bits}
+vector_registers = 32
+l1d_bytes = 32768
+l2_bytes = 1048576
+
+[datasheet]
+launch_s = 1e-6
+"""
+_ROOF = """
+[[datasheet.roof]]
+threads = {threads}
+peak_flops = {{ float32 = {flops} }}
+bandwidth_bytes_per_s = 1e9
+"""
+
+
+def squeezed_network() -> onnx.ModelProto:
+    """1x1 convolutions 32 -> 12 -> 32 without an activation between them, and one behind it."""
+    random = np.random.default_rng(0)
+    shapes = {"w0": (12, 32, 1, 1), "w1": (32, 12, 1, 1), "w2": (32, 32, 1, 1)}
+    weights = [
+        onnx.numpy_helper.from_array(random.standard_normal(shape).astype(np.float32) / 8, name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], "c0"),
+        helper.make_node("Conv", ["a", "w1"], ["b"], "c1"),
+        helper.make_node("Relu", ["b"], ["c"], "relu"),
+        helper.make_node("Conv", ["c", "w2"], ["y"], "c2"),
+    ]
+    inputs, outputs = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 32, 16, 16))
+        for name in "xy"
+    )
+    graph = helper.make_graph(nodes, "squeezed", [inputs], [outputs], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return model
+
+
+@pytest.mark.skipif(host_cpu.machine() != "x86_64", reason="the widths are of x86-64")
+def test_a_plan_that_uses_fewer_targets_than_were_named_is_built(tmp_path: Path, monkeypatch):
+    """All named targets decide whether the first two convolutions become one."""
+    folder = tmp_path / "share" / "targets"
+    folder.mkdir(parents=True)
+    quick = _CORE.format(cores=2, vector_bits=512)
+    quick += "".join(_ROOF.format(threads=n, flops=n * 1e11) for n in (1, 2))
+    slow = _CORE.format(cores=1, vector_bits=128) + _ROOF.format(threads=1, flops=1e9)
+    (folder / "quick.toml").write_text(quick)
+    (folder / "slow.toml").write_text(slow.replace('"box"', '"other box"'))
+    monkeypatch.setenv("TVM_IOVT_PATH", str(folder.parent))
+    model, path = tmp_path / "squeezed.onnx", tmp_path / "plan.json"
+    onnx.save(squeezed_network(), str(model))
+
+    file = plan_model(model, PlanOptions(targets="quick,quick,slow"))
+    assert len(file.named) == 3
+    assert len(file.targets) < 3
+    network = load_network(model, {})
+    units = [
+        len(read_costs(annotate(network, each, "auto")[0]).units)
+        for each in (file.named, file.targets)
+    ]
+    assert units[0] == len(file.graph.units) != units[1]
+
+    write_plan(path, file)
+    result = compiled(model, tmp_path / "built.iovt", plan=path)
+    (deployment,) = result.manifest.deployments
+    assert deployment.plan.stages[0].units == file.plan.stages[0].units

@@ -186,3 +186,21 @@ def test_sizes_for_people():
         "0.80 MB",
         "12.3 MB",
     ]
+
+
+def test_a_stage_pays_only_beside_others(problem):
+    """What a stage of a pipeline costs is counted where there are several, and told apart."""
+    piped = evaluate(problem, Placement(stages=((0, (0, 1)), (1, (2, 3))))).prediction
+    assert [stage.overhead_s for stage in piped.stages] == [0.1, 0.0]  # b's cost nothing
+    assert [stage.compute_s for stage in piped.stages] == pytest.approx([3.1, 1.0])
+    assert [stage.kernels_s for stage in piped.stages] == pytest.approx([3.0, 1.0])
+    both = dataclasses.replace(
+        problem,
+        devices=tuple(dataclasses.replace(device, stage_s=0.1) for device in problem.devices),
+    )
+    two = evaluate(both, Placement(stages=((0, (0, 1)), (1, (2, 3))))).prediction
+    assert [stage.overhead_s for stage in two.stages] == [0.1, 0.1]
+    assert two.latency_s == pytest.approx(piped.latency_s + 0.1)
+    (whole,) = evaluate(both, Placement.whole(0, 4)).prediction.stages
+    assert whole.overhead_s == 0.0
+    assert whole.compute_s == whole.kernels_s == pytest.approx(10.0)

@@ -51,7 +51,7 @@ def test_a_plan_has_the_formulas_numbers() -> None:
     assert plan.second_s == pytest.approx(moved / (0.5 * 4e9))  # N / I0 are the bytes
     assert plan.transfer_s == pytest.approx(9e-3)
     assert plan.latency_s == pytest.approx(plan.second_s + plan.transfer_s)
-    assert plan.constraint_ok  # 270 FLOPs a byte
+    assert "constraint is met" in plan.reason  # 270 FLOPs a byte
     assert 0 < plan.gradient_share < 1
     assert "0 of 4 units" in plan.reason
     assert paper_plan(GRAPH, **NUMBERS, transmitted_bytes=0).transfer_s == 0
@@ -67,7 +67,6 @@ def test_a_faster_first_device_takes_everything() -> None:
     plan = paper_plan(GRAPH, (8e9, 1e9), (4e9, 1e9), 1e6)
     assert (plan.share, plan.position) == (1.0, 4)
     low = paper_plan(GRAPH, (8e13, 1e9), (4e9, 1e9), 1e6)
-    assert not low.constraint_ok
     assert "not met" in low.reason
 
 

@@ -251,14 +251,6 @@ def test_what_does_not_fit_is_named_with_its_bytes(make_problem):
     assert "stage 0 needs" in caught.value.seen
 
 
-def test_a_rate_that_cannot_be_had_is_told(make_problem):
-    problem = make_problem(3, units=5, devices=2, chain=True, limits=False, gaps=False)
-    rate = 1 / plan(problem, "throughput").prediction.period_s
-    assert "cannot be had" not in plan(problem, "throughput", frames_per_s=rate * 0.9).reason
-    missed = plan(problem, "throughput", frames_per_s=rate * 2).reason
-    assert f"{rate * 2:.3g} frames/s cannot be had: this plan gives {rate:.3g}." in missed
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("listed", [True, False])
 def test_two_devices_on_graphs_of_many_cuts(

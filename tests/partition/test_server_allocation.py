@@ -20,14 +20,13 @@ def random_user(random: np.random.Generator, units: int, name: str) -> User:
     server_s = random.integers(1, 20, cuts).astype(float)
     if random.random() < 0.8:
         server_s[-1] = 0.0  # it can do without the server
-    return User.of_parts(
-        name,
-        random.integers(0, 10, cuts).astype(float).tolist(),
-        random.integers(0, 5, cuts).astype(float).tolist(),
-        server_s.tolist(),
-        units=units,
-        speedup=lambda count: math.ceil(count / step),
-    )
+    edge_s = random.integers(0, 10, cuts).astype(float) + random.integers(0, 5, cuts)
+    rows = []
+    for edge, server in zip(edge_s.tolist(), server_s.tolist(), strict=True):
+        without = math.inf if server else edge
+        served = (edge + server / math.ceil(count / step) for count in range(1, units + 1))
+        rows.append((without, *served))
+    return User(name=name, latency_s=tuple(rows))
 
 
 def every_allocation(users: list[User], units: int) -> list[list[float]]:

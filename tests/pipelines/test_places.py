@@ -70,5 +70,6 @@ def test_cpus_that_are_not_ours(cpus: tuple[int, ...]) -> None:
 
 
 def test_no_threads() -> None:
-    with pytest.raises(UsageError, match="must be positive"):
+    with pytest.raises(UsageError, match="must be positive") as caught:
         share_cpus(stages(1), threads=0, cpus=None, sequential=False)
+    assert "one thread or more" in caught.value.do

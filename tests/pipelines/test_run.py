@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,22 @@ def test_the_outputs_are_a_stream_again(cut: Path, stream: Path, tmp_path: Path)
     assert len(list(open_frames(str(tmp_path / "out"), (spec,), None, {}))) == 7
     with pytest.raises(UsageError, match="earlier run"):
         run_pipeline(cut, str(stream), output=tmp_path / "out")
+
+
+def test_two_runs_do_not_share_a_folder(cut: Path, tmp_path: Path) -> None:
+    with run_module.FrameStore(tmp_path / "out"):
+        with pytest.raises(UsageError, match="Another run writes") as caught:
+            run_pipeline(cut, "sample:3", output=tmp_path / "out")
+        assert "another folder" in caught.value.do
+    assert run_pipeline(cut, "sample:3", output=tmp_path / "out").written == 3
+
+
+def test_a_run_without_a_frame_leaves_no_folder(cut: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there", "there/made/twice"):
+        with pytest.raises(UsageError, match="must be positive"):
+            run_pipeline(cut, "sample:3", output=tmp_path / name, threads=0)
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_the_limit_and_the_sample(cut: Path) -> None:
@@ -187,9 +204,10 @@ def test_a_board_for_a_target_that_is_not_there(cut: Path) -> None:
     from tvm_iovt.boards.session import BoardRequest
 
     request = BoardRequest(tracker=Address(host=LOOPBACK, port=1), key="pi")
-    with pytest.raises(BundleError, match="no deployment") as caught:
-        run_pipeline(cut, "sample:3", boards={"arm": request})
-    assert "has no target arm" in caught.value.seen
+    for adapt in (False, True):
+        with pytest.raises(UsageError, match="has no target arm") as caught:
+            run_pipeline(cut, "sample:3", boards={"arm": request}, adapt=adapt)
+        assert caught.value.seen == "its targets are host"
 
 
 def test_a_full_disk_does_not_hide_the_first_error(
@@ -230,9 +248,16 @@ def test_a_run_adapts(
     images = np.random.default_rng(3).standard_normal((200, 3, 16, 16)).astype(np.float32)
     np.savez(tmp_path / "images.npz", image=images)
     told: list[str] = []
+
+    def wait_for_the_next_one(done: int, total: int) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "opens the next pipeline":
+                thread.join()
+
     outcome = run_pipeline(
         adaptable,
         str(tmp_path / "images.npz"),
+        count=wait_for_the_next_one,
         adapt=True,
         sequential=sequential,
         output=tmp_path / "out",
@@ -242,6 +267,7 @@ def test_a_run_adapts(
     first = outcome.switches[0]
     assert (first.before, first.after, first.made) == ("cut", "other", True)
     assert 40 <= first.frame < 120
+    assert first.pause_s > 0
     assert any(line.startswith(f"frame {first.frame}: changed from cut to other") for line in told)
     assert outcome.statistics.frames_per_s > 0
     np.testing.assert_allclose(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tvm_iovt.errors import UsageError
-from tvm_iovt.planning.links import both_ways, parse_link, parse_links
+from tvm_iovt.planning.links import parse_link, parse_links
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,9 @@ def test_links_to_unknown_targets_are_refused():
     assert caught.value.seen == "host"
 
 
-def test_both_ways_are_alike():
-    there, back = both_ways("a", "b", (1e6, 1e-3), "stated")
-    assert (there.src, there.dst, back.src, back.dst) == ("a", "b", "b", "a")
-    assert there.time_s(1000) == back.time_s(1000) == pytest.approx(2e-3)
+def test_a_target_has_one_link():
+    texts = ["arm=5Mbit/s", "host=1MB", "arm=6Mbit/s"]
+    with pytest.raises(UsageError, match="2 things of the way to arm") as caught:
+        parse_links(texts, ["host", "arm"])
+    assert caught.value.seen == "arm=5Mbit/s and arm=6Mbit/s"
+    assert len(parse_links(texts[:2], ["host", "arm"])) == 2

@@ -166,3 +166,34 @@ def test_a_gpu_shares_the_memory_of_a_machine_that_it_names():
     board = dataclasses.replace(gpu, machine="board")
     cpu = with_memory(dataclasses.replace(ARM, machine="board"), (1, 5e9), (4, 20e9))
     assert memories(cpu, board) == [("board", 20e9, 1 << 20), ("board", 100e9, 1 << 20)]
+
+
+def test_parts_of_another_machine_exchange_tensors_through_this_one():
+    first, second = named("arm/2"), named("arm/2~2")
+    link = parse_link("arm/2~2=1MB,1ms")
+    routes = routes_of((HOST, first, second), (link,))
+    _, a, b, home = range(4)
+    assert hops(routes[a][b]) == [("arm/2", "host"), ("host", "arm/2~2")]
+    there, back = routes[a][b], routes[b][a]
+    nbytes = 1_000_000
+    assert there.latency_s(nbytes) == pytest.approx(
+        routes[a][home].latency_s(nbytes) + routes[home][b].latency_s(nbytes)
+    )
+    assert there.latency_s(nbytes) == pytest.approx(back.latency_s(nbytes))
+    assert there.hops[1].bytes_per_s == 1e6
+
+
+def test_so_do_the_cpu_and_the_gpu_of_another_machine():
+    routes = routes_of((HOST, ARM, CUDA_ON_ARM))
+    _, cpu, gpu, _ = range(4)
+    bus = f"CPU of {CUDA_ON_ARM.name}"
+    to_gpu = [("arm", "host"), ("host", "cuda"), (bus, "cuda")]
+    assert hops(routes[cpu][gpu]) == to_gpu
+    assert hops(routes[gpu][cpu]) == [(b, a) for a, b in reversed(to_gpu)]
+
+
+def test_on_the_callers_machine_tensors_stay():
+    parts = (named("arm/2"), named("arm/2~2"))
+    assert [len(routes_of(parts)[0][1].hops)] == [1]
+    (hop,) = routes_of((HOST, *parts), home="arm")[1][2].hops
+    assert hop.latency_s < 1e-3

@@ -52,6 +52,14 @@ def no_roof(data: Any) -> None:
     data["targets"][0]["profile"] = profile | {"roofs": []}
 
 
+def foreign_triple(data: Any) -> None:
+    data["targets"][1]["cpu"]["triple"] = "bogus-linux-gnu"
+
+
+def bare_attribute(data: Any) -> None:
+    data["named"][0]["cpu"]["mattr"] = ["neon"]
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -62,6 +70,8 @@ def no_roof(data: Any) -> None:
         (no_number, "negative or no number"),
         (short_measured, "measured times of 1"),
         (no_roof, "without a roof"),
+        (foreign_triple, "cpu.triple of host/2 is 'bogus-linux-gnu'; write one of"),
+        (bare_attribute, 'write "+neon"'),
     ],
 )
 def test_edits_that_do_not_fit(

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -79,3 +80,26 @@ def test_no_frames():
 def test_stages_that_take_no_time():
     timeline = predicted_timeline(prediction((0, 0, 0), period_s=0.0), ["a"], 5)
     assert timeline.spans == ()
+
+
+@settings(max_examples=40, deadline=None)
+@given(stages=STAGES, share=st.floats(1.0, 3.0))
+def test_a_shared_memory_sets_the_pace(stages, share):
+    steps = prediction(*stages)
+    memory_s = share * steps.period_s
+    expected = dataclasses.replace(steps, period_s=memory_s, memory_s=memory_s)
+    timeline = predicted_timeline(expected, [str(i) for i in range(len(stages))], 60)
+    finished = ends(timeline)
+    assert finished[0] == pytest.approx(expected.latency_s)
+    rate = (finished[-1] - finished[20]) / (len(finished) - 21)
+    assert rate == pytest.approx(expected.period_s, rel=0.02)
+
+
+def test_frames_wait_for_the_memory_at_the_first_stage():
+    expected = dataclasses.replace(
+        prediction((0, 0.01, 0), (0.001, 0.01, 0), period_s=0.025), memory_s=0.025
+    )
+    timeline = predicted_timeline(expected, ["a", "b"], 4)
+    begins = [span.start_s for span in timeline.of(0, COMPUTE)]
+    assert begins == pytest.approx([0.0, 0.025, 0.05, 0.075])
+    assert ends(timeline) == pytest.approx([start_s + 0.021 for start_s in begins])

@@ -38,6 +38,15 @@ def frames(n: int) -> Iterator[dict[str, np.ndarray]]:
         yield {"x": np.full(2, 10 * i)}
 
 
+def run(adaptive: AdaptivePipeline, n: int) -> Iterator[Any]:
+    """All results; the next pipeline is open soon, however busy the machine is."""
+    for result in adaptive.run(frames(n)):
+        yield result
+        for thread in threading.enumerate():
+            if thread.name == "opens the next pipeline":
+                thread.join()
+
+
 class World:
     """Two devices, the second of which becomes slow; one cut uses both and the other the first."""
 
@@ -89,7 +98,7 @@ def test_no_drift_no_switch(fakes: Any) -> None:
 def test_a_switch_loses_no_frame_and_keeps_the_order(fakes: Any) -> None:
     world = World(fakes, slow_from=20)
     adaptive = world.adaptive()
-    results = list(adaptive.run(frames(150)))
+    results = list(run(adaptive, 150))
     assert world.opened == [0, 1]
     (switch,) = adaptive.switches
     assert (switch.before, switch.after, switch.made) == ("both", "one", True)
@@ -113,9 +122,66 @@ def test_the_new_pipeline_opens_while_the_old_one_is_open(fakes: Any) -> None:
         return make(cut)
 
     world.make = watch  # type: ignore[method-assign]
-    results = list(world.adaptive().run(frames(80)))
+    results = list(run(world.adaptive(), 80))
     assert old_lanes == [[1, 1]]
     assert len(results) == 80
+
+
+def test_the_stream_goes_on_while_the_next_pipeline_is_opened(fakes: Any) -> None:
+    world = World(fakes, slow_from=5)
+    make, asked = world.make, threading.Event()
+
+    def slow_to_open(cut: int) -> Pipeline:
+        pipeline = make(cut)
+        if cut == 1:
+            world.devices[-1].block = ("open", 0)
+            asked.set()
+        return pipeline
+
+    world.make = slow_to_open  # type: ignore[method-assign]
+    adaptive = world.adaptive()
+    stream = adaptive.run(frames(10**9))
+    results = []
+    while not asked.is_set():
+        results.append(next(stream))
+    results += itertools.islice(stream, 12)
+    assert adaptive.switches == []
+    world.devices[-1].release.set()
+    while not adaptive.switches:
+        results.append(next(stream))
+    (switch,) = adaptive.switches
+    results += itertools.islice(stream, 2)
+    stream.close()
+    world.check(results, len(results), switch.frame)
+    before, after = results[switch.frame - 1 : switch.frame + 1]
+    assert switch.made
+    assert switch.pause_s == after.timing.finished_s - before.timing.finished_s > 0
+
+
+def test_a_stream_that_ends_while_the_next_pipeline_is_opened(fakes: Any) -> None:
+    world = World(fakes, slow_from=0)
+    make, opening, ended = world.make, threading.Event(), threading.Event()
+
+    def slow_to_open(cut: int) -> Pipeline:
+        pipeline = make(cut)
+        if cut == 1:
+            opening.set()
+            ended.wait()
+        return pipeline
+
+    def until_it_opens() -> Iterator[dict[str, np.ndarray]]:
+        for frame in frames(10**9):
+            if opening.is_set():
+                break
+            yield frame
+        ended.set()
+
+    world.make = slow_to_open  # type: ignore[method-assign]
+    adaptive = world.adaptive()
+    results = list(adaptive.run(until_it_opens()))
+    assert adaptive.switches == []
+    world.check(results, len(results), None)
+    assert world.devices[-1].calls["open"] == world.devices[-1].calls["close"] == 1
 
 
 def test_devices_that_serve_one_at_a_time_are_closed_first(fakes: Any) -> None:
@@ -129,7 +195,7 @@ def test_devices_that_serve_one_at_a_time_are_closed_first(fakes: Any) -> None:
 
     world.make = exclusive  # type: ignore[method-assign]
     adaptive = world.adaptive()
-    results = list(adaptive.run(frames(80)))
+    results = list(run(adaptive, 80))
     (switch,) = adaptive.switches
     assert switch.made
     world.check(results, 80, switch.frame)
@@ -146,7 +212,7 @@ def test_a_cut_that_cannot_be_opened_leaves_the_old_one_running(fakes: Any) -> N
 
     world.make = broken  # type: ignore[method-assign]
     adaptive = world.adaptive()
-    results = list(adaptive.run(frames(60)))
+    results = list(run(adaptive, 60))
     (switch,) = adaptive.switches
     assert not switch.made
     assert "cannot be used: The GPU is gone no device" in switch.reason
@@ -156,7 +222,7 @@ def test_a_cut_that_cannot_be_opened_leaves_the_old_one_running(fakes: Any) -> N
 def test_a_device_that_hangs_when_it_is_left_does_not_stop_the_stream(fakes: Any) -> None:
     world = World(fakes, slow_from=5, block=("close", 0))
     adaptive = world.adaptive()
-    results = list(adaptive.run(frames(80)))
+    results = list(run(adaptive, 80))
     for device in world.devices:
         device.release.set()
     (switch,) = adaptive.switches
@@ -169,7 +235,7 @@ def test_a_device_that_hangs_when_it_is_left_does_not_stop_the_stream(fakes: Any
 def test_sources_that_end_around_a_switch(fakes: Any, n: int) -> None:
     world = World(fakes, slow_from=0)
     adaptive = world.adaptive()
-    results = list(adaptive.run(frames(n)))
+    results = list(run(adaptive, n))
     world.check(results, n, adaptive.switches[0].frame if adaptive.switches else None)
 
 
@@ -187,7 +253,7 @@ def test_a_failure_names_the_frame_of_the_stream(fakes: Any) -> None:
     adaptive = world.adaptive()
     results = []
     with pytest.raises(StageError) as caught:
-        for result in adaptive.run(frames(200)):
+        for result in run(adaptive, 200):
             results.append(result)
     (switch,) = adaptive.switches
     assert caught.value.frame == switch.frame + 7

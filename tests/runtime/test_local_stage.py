@@ -171,7 +171,6 @@ def test_a_tampered_library_is_never_loaded(host_bundle: Path, tiny: Any) -> Non
     library.write_bytes(library.read_bytes() + b"\0")
     with pytest.raises(BundleError, match="not the file that was compiled"):
         opened(host_bundle)[1](0)
-    assert opened(host_bundle, check=False)[1](0).lanes == 1
 
 
 @pytest.mark.parametrize("options", [{"cpus": (100_000,)}, {"threads": 100_000}])

@@ -107,15 +107,3 @@ def test_a_long_run_is_recorded_in_bounded_memory() -> None:
     assert statistics([], timeline).stages[1].mean.compute_s == pytest.approx(
         expected[1, COMPUTE] / 1000
     )
-
-
-def test_moving_averages_follow() -> None:
-    recorder = TimelineRecorder(["a"])
-    assert recorder.averages()[0].compute_s == 0
-    for i in range(200):
-        busy_s = 1.0 if i < 100 else 3.0
-        recorder.add(0, 0, i, COMPUTE, 0.0, busy_s)
-        if i == 0:
-            assert recorder.averages()[0].compute_s == 1.0
-    assert recorder.averages()[0].compute_s == pytest.approx(3.0, rel=0.001)
-    assert recorder.averages()[0].send_s == 0

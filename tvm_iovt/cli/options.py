@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from tvm_iovt.errors import UsageError
+from tvm_iovt.errors import IovtError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,6 +115,17 @@ def kernel_options(function: F) -> F:
     return function
 
 
+def _stated_cuts(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    """The stated cuts; empty without the option, which itself may not be empty."""
+    if value is not None and not value.replace(",", "").strip():
+        raise UsageError(
+            "--cuts names no operator",
+            seen=f"--cuts {value!r}",
+            do="name the operators to cut behind, or leave --cuts out",
+        )
+    return value or ""
+
+
 def plan_options(function: F) -> F:
     """`--objective`, `--cuts`, `--link`: how a network is cut onto several devices."""
     for option in (
@@ -127,7 +139,7 @@ def plan_options(function: F) -> F:
         ),
         click.option(
             "--cuts",
-            default="",
+            callback=_stated_cuts,
             metavar="OP[,OP...]",
             help="Cut behind these operators; the targets get the parts in order.",
         ),
@@ -153,3 +165,20 @@ def common_options(function: F) -> F:
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def print_json_after(fields: dict[str, Any]) -> Iterator[None]:
+    """Print a result as JSON after the block, which writes files of it.
+
+    Where they cannot be written, the result is not lost: the error is one more field of the same
+    document, and on stderr, and the verb exits with the error's code.
+    """
+    try:
+        yield
+    except IovtError as error:
+        told = {"what": error.what, "seen": error.seen, "do": error.do}
+        print_json({**fields, "error": {**told, "exit_code": error.exit_code}})
+        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        raise click.exceptions.Exit(error.exit_code) from error
+    print_json(fields)

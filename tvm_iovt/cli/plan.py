@@ -14,7 +14,7 @@ from tvm_iovt.cli.options import (
     input_shape_option,
     kernel_options,
     plan_options,
-    print_json,
+    print_json_after,
 )
 from tvm_iovt.cli.plan_modes import DEFAULT, Asked, mode_of, other_plan_options, run_mode
 
@@ -129,14 +129,15 @@ def plan_command(
     model = models[0]
     with steps() as progress:
         file = plan_model(model, options, progress=progress)
-    if output is not None:
-        write_plan(output, file)
     print_notes(file)
     if as_json:
-        print_json(to_json(file))
+        with print_json_after(to_json(file)):
+            if output is not None:
+                write_plan(output, file)
         return
     print_plan(file, verbosity=verbosity)
     if output is not None:
+        write_plan(output, file)  # after the tables: a full disk must not cost a measured plan
         click.echo(f"wrote {output}; build it with: tvm-iovt compile {model} --plan {output}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tvm_iovt.cli.options import print_json
+from tvm_iovt.cli.options import print_json_after
 from tvm_iovt.cli.progress import counter, steps
 from tvm_iovt.errors import UsageError
 
@@ -142,7 +143,10 @@ def run_frames(
         except PipelineError as stopped:
             shown.end()
             if stopped.outcome.frames:
-                _report(stopped.outcome, timeline, as_json=False, quiet=as_json)
+                try:
+                    _report(stopped.outcome, timeline, as_json=False, quiet=as_json)
+                except UsageError as error:  # must not hide what ended the run
+                    click.echo(f"{error.what}: {error.seen}", err=True)
             raise
     _report(outcome, timeline, as_json=as_json, quiet=False)
 
@@ -203,8 +207,6 @@ def _report(outcome: PipelineOutcome, timeline: Path | None, *, as_json: bool, q
     from tvm_iovt.report import tables
     from tvm_iovt.report.pipeline_table import occupancy_table, pipeline_facts
 
-    if timeline is not None:
-        _draw(outcome, timeline)
     if as_json:
         fields = {
             "deployment": outcome.deployment.name,
@@ -216,8 +218,11 @@ def _report(outcome: PipelineOutcome, timeline: Path | None, *, as_json: bool, q
             "timeline": None if timeline is None else str(timeline),
             "statistics": to_json(outcome.statistics),
         }
-        print_json(fields)
-    elif not quiet:
+        with print_json_after(fields):
+            if timeline is not None:
+                _draw(outcome, timeline)
+        return
+    if not quiet:
         prediction = outcome.deployment.plan.prediction
         facts = pipeline_facts(outcome.statistics, prediction, sequential=outcome.sequential)
         tables.render(facts, sys.stdout)
@@ -227,6 +232,8 @@ def _report(outcome: PipelineOutcome, timeline: Path | None, *, as_json: bool, q
             click.echo(f"frame {switch.frame}: {made} from {switch.before} to {switch.after}")
         if outcome.outputs is not None:
             click.echo(outcome.kept)
+    if timeline is not None:  # last: a page that cannot be written must not cost the numbers
+        _draw(outcome, timeline)
 
 
 def _draw(outcome: PipelineOutcome, file: Path) -> None:
@@ -258,9 +265,13 @@ def _draw(outcome: PipelineOutcome, file: Path) -> None:
 
 
 class _Progress:
-    """Steps while devices are opened, then a count of frames. Use it in a `with` block."""
+    """Steps while devices are opened, then a count of frames. Use it in a `with` block.
+
+    Steps may also come from the thread that opens the next devices of a run that adapts.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self._stack = contextlib.ExitStack()
         self._say: Callable[[str], None] | None = None
         self._count: Callable[[int, int], None] | None = None
@@ -278,19 +289,22 @@ class _Progress:
         self.end()
 
     def say(self, message: str) -> None:
-        if self._say is None:  # after the first frame
-            self.end()
-            click.echo(message, err=True)
-        else:
-            self._say(message)
+        with self._lock:
+            if self._say is None:  # after the first frame
+                self.end()
+                click.echo(message, err=True)
+            else:
+                self._say(message)
 
     def count(self, done: int, total: int) -> None:
-        if self._count is None:
-            self.end()
-            self._count = self._stack.enter_context(counter("frames"))
-        self._count(done, total)
+        with self._lock:
+            if self._count is None:
+                self.end()
+                self._count = self._stack.enter_context(counter("frames"))
+            self._count(done, total)
 
     def end(self) -> None:
         """Take what is shown off the terminal."""
-        self._stack.close()
-        self._say = self._count = None
+        with self._lock:
+            self._stack.close()
+            self._say = self._count = None

@@ -49,15 +49,6 @@ class Bottleneck:
         period_s = self.evaluation.prediction.period_s
         return period_s / self.least_period_s - 1 if self.least_period_s else math.inf
 
-    def misses(self, frames_per_s: float) -> str:
-        """What to tell someone who wants a frame rate; empty if it is reached."""
-        if self.evaluation is None:
-            return "no cut between the two devices can be run"
-        period_s = self.evaluation.prediction.period_s
-        if period_s * frames_per_s <= 1:
-            return ""
-        return f"{frames_per_s:.3g} frames/s cannot be had: {1 / period_s:.3g} frames/s can"
-
 
 def cut_for_rate(
     problem: Problem, order: Sequence[int] | None = None, *, limit: int = 0

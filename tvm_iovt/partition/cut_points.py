@@ -86,7 +86,7 @@ class CutPoints:
         np.maximum(seconds, 0.0, out=seconds)  # rounding
         limits = self.problem.devices[device]
         if limits.stage_s:
-            whole = self.member.all(axis=1)[:, None] & ~self.member.any(axis=1)
+            whole = np.logical_and.outer(self.member.all(axis=1), ~self.member.any(axis=1))
             seconds += np.where(whole, 0.0, limits.stage_s)  # a lone stage is just called
         allowed = self.within
         if not able.all():

@@ -91,7 +91,6 @@ class Replay:
     """Latencies that frames would have had over a trace.
 
     Attributes:
-        frame_s: When each frame comes.
         candidates: The cuts.
         chosen: Position of the policy's cut, for each frame.
         dynamic_s: Latency of each frame with the policy.
@@ -100,7 +99,6 @@ class Replay:
         switches: Of the policy.
     """
 
-    frame_s: tuple[float, ...]
     candidates: tuple[Candidate, ...]
     chosen: tuple[int, ...]
     dynamic_s: tuple[float, ...]
@@ -155,7 +153,6 @@ def replay(
         sent = cut.nbytes or PROBE_BYTES
         policy.observe(sent / trace.transfer_s(begin_s, sent))
     return Replay(
-        frame_s=times,
         candidates=policy.candidates,
         chosen=tuple(chosen),
         dynamic_s=tuple(dynamic),

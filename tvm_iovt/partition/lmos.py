@@ -48,11 +48,6 @@ class Split:
     edge_bytes: int
     obstacle: str = ""
 
-    def beats(self, other: Split) -> bool:
-        """Whether it is no worse in both objectives, and better in one."""
-        mine, others = (-self.latency_s, self.edge_bytes), (-other.latency_s, other.edge_bytes)
-        return mine != others and mine[0] >= others[0] and mine[1] >= others[1]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LmosPlan:

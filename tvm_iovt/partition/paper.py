@@ -21,7 +21,6 @@ class PaperPlan:
         first_s: T1.
         second_s: T2.
         transfer_s: T3.
-        constraint_ok: Whether the ridges' constraint is met.
         grid_share: By grid search.
         gradient_share: By gradient descent.
         reason: In words.
@@ -33,7 +32,6 @@ class PaperPlan:
     first_s: float
     second_s: float
     transfer_s: float
-    constraint_ok: bool
     grid_share: float
     gradient_share: float
     reason: str
@@ -101,7 +99,6 @@ def paper_plan(
         first_s=model.first_s(share),
         second_s=model.second_s(share),
         transfer_s=model.transfer_s,
-        constraint_ok=met,
         grid_share=by_grid,
         gradient_share=by_gradient,
         reason=f"the published formulas put {share:.0%} of the network on the first device, "

@@ -39,7 +39,6 @@ def plan(
     order: Sequence[int] | None = None,
     noise: float = 0.0,
     source: str = "assumed",
-    frames_per_s: float = 0.0,
 ) -> PartitionPlan:
     """The best plan for an objective, with fewer stages where more gain nothing to speak of.
 
@@ -52,7 +51,6 @@ def plan(
         noise: Relative half-width of the band that the times are known to. Another stage has to
             gain more; sizes in bytes have no noise.
         source: Of the unit times; see `Prediction.source`.
-        frames_per_s: A frame rate that is wanted; the reason tells if it cannot be had.
 
     Raises:
         UsageError: An argument is wrong, or there are too many devices to leave their order open.
@@ -74,11 +72,6 @@ def plan(
     )
     compared += [(remark, evaluator.evaluate(one)) for remark, one in naive if one]
     reason = _reason(problem, objective, chosen, whole, found, margin)
-    if frames_per_s * chosen.prediction.period_s > 1:
-        reason += (
-            f" {frames_per_s:.3g} frames/s cannot be had: this plan gives "
-            f"{1 / chosen.prediction.period_s:.3g}."
-        )
     return PartitionPlan(
         stages=plan_stages(problem, chosen.placement),
         objective=objective,

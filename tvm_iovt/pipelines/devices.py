@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tvm_iovt.boards.remote_stage import LANES, BoardStage, StageBoard, open_board
 from tvm_iovt.boards.session import BoardRequest
+from tvm_iovt.errors import DeviceError
 from tvm_iovt.pipelines.places import CpuShare, share_cpus
 from tvm_iovt.planning.places import machine_of
 from tvm_iovt.runtime.local_stage import LocalStage
@@ -35,6 +37,7 @@ class Devices:
         sequential: Whether one stage works at a time.
         progress: Is told the steps.
 
+    `of` may be called in another thread than the rest.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Devices:
         self._progress = progress
         self._boards: dict[_Board, StageBoard] = {}
         self._places: dict[str, tuple[str, ...]] = {}
+        self._ended = False
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Devices:
         return self
@@ -66,9 +71,12 @@ class Devices:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for board in self._boards.values():
+        with self._lock:
+            self._ended = True
+            boards = tuple(self._boards.values())
+            self._boards.clear()
+        for board in boards:
             board.close()
-        self._boards.clear()
 
     def of(self, deployment: Deployment) -> tuple[StageDevice, ...]:
         """The devices of a deployment's stages, in order.
@@ -136,11 +144,26 @@ class Devices:
 
     def kill(self) -> None:
         """End the sessions with boards from any thread, so that nobody waits for them."""
-        for board in self._boards.values():
+        with self._lock:
+            self._ended = True
+            boards = tuple(self._boards.values())
+        for board in boards:
             board.kill()
 
     def _board(self, which: _Board, stages: int) -> StageBoard:
-        if which not in self._boards:
-            request, _ = which
-            self._boards[which] = open_board(request, stages, self._lanes, self._progress)
-        return self._boards[which]
+        if which in self._boards:
+            return self._boards[which]
+        request, _ = which
+        board = open_board(request, stages, self._lanes, self._progress)  # may take long
+        with self._lock:
+            ended = self._ended
+            if not ended:
+                self._boards[which] = board
+        if ended:
+            board.close()
+            raise DeviceError(
+                f"{board.name} came too late",
+                seen="the run has ended while it was opened",
+                do="start the run again",
+            )
+        return board

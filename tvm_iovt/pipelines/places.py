@@ -46,7 +46,9 @@ def choose_deployment(
 
     Raises:
         BundleError: There is none, or several without predictions.
+        UsageError: A board stands for a target that none of them has.
     """
+    _refuse_strangers(path, manifest, boards)
     misfits = {d.name: why_no_place(path, d, boards) for d in manifest.deployments}
     contents = "; ".join(f"{n} ({reason or 'can run'})" for n, reason in misfits.items())
     if name and name not in misfits:
@@ -66,6 +68,17 @@ def choose_deployment(
             "TARGET=KEY; or compile the model for this machine",
         )
     return best
+
+
+def _refuse_strangers(path: Path, manifest: Manifest, boards: Collection[str]) -> None:
+    targets = {target.name for found in manifest.deployments for target in found.targets}
+    strangers = sorted(set(boards) - targets)
+    if strangers:
+        raise UsageError(
+            f"{path} has no target {', '.join(strangers)}, which --board names",
+            seen=f"its targets are {', '.join(sorted(targets))}",
+            do="name one of those, as TARGET=KEY",
+        )
 
 
 def _best(deployments: Sequence[Deployment], *, sequential: bool) -> Deployment | None:
@@ -108,7 +121,9 @@ def prepared_deployments(
 
     Raises:
         BundleError: There are fewer than two.
+        UsageError: A board stands for a target that none of them has.
     """
+    _refuse_strangers(path, manifest, boards)
     reasons = {}
     for deployment in manifest.deployments:
         used = {target.name for target in deployment.targets} & set(boards)
@@ -153,7 +168,11 @@ def share_cpus(
     """
     allowed = sorted(os.sched_getaffinity(0))
     if threads is not None and threads < 1:
-        raise UsageError("The number of threads must be positive", seen=str(threads))
+        raise UsageError(
+            "The number of threads must be positive",
+            seen=str(threads),
+            do="give each stage one thread or more, or leave it to the plan",
+        )
     if cpus is not None and (not cpus or not set(cpus) <= set(allowed)):
         raise UsageError(
             "These CPUs cannot be used",

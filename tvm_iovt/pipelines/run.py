@@ -111,7 +111,7 @@ def run_pipeline(
         cpus: To divide among those stages, see `places.share_cpus`.
         output: Folder for the outputs, see `FrameStore`; without it they are dropped.
         limit: Frames to run at most.
-        progress: Is told the steps.
+        progress: Is told the steps; those of a change by another thread.
         count: Is told the frames that are done, and those that there are: 0 if unknown.
 
     Returns:
@@ -124,7 +124,11 @@ def run_pipeline(
         UsageError: The source does not exist or does not fit, or another argument is wrong.
     """
     if limit is not None and limit < 1:
-        raise UsageError("There must be at least one frame", seen=f"a limit of {limit}")
+        raise UsageError(
+            "There must be at least one frame",
+            seen=f"a limit of {limit}",
+            do="give --limit a positive number, or leave it out for all frames",
+        )
     manifest = bundles.read_manifest(path)
     packed = path / "lib"
     libtvm.check_versions(manifest.tvm_version, manifest.tvm_ffi_version, packed)
@@ -135,16 +139,19 @@ def run_pipeline(
     total = min(frames.count or 0, limit) if limit else frames.count or 0
     store = FrameStore(output) if output is not None else None
     done = 0
-    with Devices(
-        path,
-        manifest,
-        ffi,
-        boards=requests,
-        threads=threads,
-        cpus=cpus,
-        sequential=sequential,
-        progress=progress,
-    ) as devices:
+    with (
+        store or contextlib.nullcontext(),
+        Devices(
+            path,
+            manifest,
+            ffi,
+            boards=requests,
+            threads=threads,
+            cpus=cpus,
+            sequential=sequential,
+            progress=progress,
+        ) as devices,
+    ):
         stream: Stream
         if adapt:
             stream = AdaptiveStream(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -15,14 +12,12 @@ from tvm_iovt.runtime.adaptation import Drift, PreparedCut
 from tvm_iovt.runtime.adaptive_pipeline import AdaptivePipeline, Switch
 from tvm_iovt.runtime.pipeline import Pipeline
 from tvm_iovt.runtime.pipeline_stage import FrameResult, stages_of
-from tvm_iovt.runtime.pipeline_statistics import FrameTiming, PipelineStatistics, statistics
+from tvm_iovt.runtime.pipeline_statistics import PipelineStatistics, statistics
 from tvm_iovt.runtime.timeline import Timeline
 from tvm_iovt.types import Deployment, Manifest
 
 QUEUE_FRAMES = 2
 """Frames that wait before each stage at most."""
-
-_KEPT_TIMINGS = 100_000
 
 Frames = Iterable[Mapping[str, np.ndarray]]
 
@@ -99,8 +94,6 @@ class AdaptiveStream:
     ) -> None:
         self._deployments = tuple(deployments)
         self._tell = tell
-        self._timings: deque[FrameTiming] = deque(maxlen=_KEPT_TIMINGS)
-        self._frames = 0
         cuts = [PreparedCut.of(d.name, d.plan) for d in deployments]
         expected_s = [cut.latency_s if sequential else cut.period_s for cut in cuts]
         names = [d.name for d in deployments]
@@ -133,8 +126,6 @@ class AdaptiveStream:
                     f"{switch.reason}"
                 )
             told = len(self.switches)
-            self._timings.append(result.timing)
-            self._frames += 1
             yield result
 
     def timeline(self) -> Timeline:
@@ -144,26 +135,7 @@ class AdaptiveStream:
 
     def statistics(self) -> PipelineStatistics:
         """Of all frames; of the stages, since the last change."""
-        pipeline = self._adaptive.pipeline
-        if pipeline is None:
-            return statistics((), self.timeline())
-        found = pipeline.statistics()
-        if not self.switches:
-            return found
-        timings = tuple(self._timings)
-        finished_s = [timing.finished_s for timing in timings] or [0.0]
-        latencies_s = [timing.latency_s for timing in timings] or [math.nan]
-        p50, p90, p99 = (float(p) for p in np.percentile(latencies_s, (50, 90, 99)))
-        length_s = finished_s[-1] - finished_s[0]
-        return dataclasses.replace(
-            found,
-            frames=self._frames,
-            length_s=finished_s[-1],
-            frames_per_s=(len(timings) - 1) / length_s if length_s > 0 else 0.0,
-            latency_p50_s=p50,
-            latency_p90_s=p90,
-            latency_p99_s=p99,
-        )
+        return self._adaptive.statistics() or statistics((), self.timeline())
 
 
 def _pipeline(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm_iovt.errors import UsageError
-from tvm_iovt.types import Link
 
 ETHERNET = (110e6, 0.5e-3)
 """Bytes a second and latency assumed between machines: Gigabit Ethernet with TCP."""
@@ -49,7 +48,9 @@ def parse_link(text: str) -> StatedLink:
     bits = 1.0 if found_rate["unit"] == "B" else 8.0
     bytes_per_s = float(found_rate["number"]) * _PREFIXES[found_rate["prefix"]]
     if bytes_per_s <= 0:
-        raise UsageError("A link needs a positive rate", seen=text)
+        raise UsageError(
+            "A link needs a positive rate", seen=text, do="state what it carries: arm=100Mbit/s,2ms"
+        )
     latency_s = float(found_time["number"]) * _SECONDS[found_time["unit"]] if found_time else 0.0
     return StatedLink(target=target.strip(), bytes_per_s=bytes_per_s / bits, latency_s=latency_s)
 
@@ -58,7 +59,8 @@ def parse_links(texts: Sequence[str], names: Sequence[str]) -> tuple[StatedLink,
     """All links of a command line.
 
     Raises:
-        UsageError: One cannot be read, or names a target that is not in `names`.
+        UsageError: One cannot be read, or names a target that is not in `names`, or that another
+            one names, too.
     """
     links = tuple(map(parse_link, texts))
     for link in links:
@@ -68,13 +70,13 @@ def parse_links(texts: Sequence[str], names: Sequence[str]) -> tuple[StatedLink,
                 seen=", ".join(names),
                 do="name one of those",
             )
+        said = [
+            text for text, other in zip(texts, links, strict=True) if other.target == link.target
+        ]
+        if len(said) > 1:
+            raise UsageError(
+                f"--link says {len(said)} things of the way to {link.target}",
+                seen=" and ".join(said),
+                do="give --link once for each target",
+            )
     return links
-
-
-def both_ways(a: str, b: str, rate: tuple[float, float], source: str) -> tuple[Link, Link]:
-    """A link that is the same in both directions."""
-    bytes_per_s, latency_s = rate
-    return (
-        Link(src=a, dst=b, bytes_per_s=bytes_per_s, latency_s=latency_s, source=source),
-        Link(src=b, dst=a, bytes_per_s=bytes_per_s, latency_s=latency_s, source=source),
-    )

@@ -97,7 +97,9 @@ def _with_memory(pair: EdgeServer, request: ParetoRequest) -> EdgeServer:
     """The pair, with as much memory at the edge as was stated."""
     if not 0 < request.memory_share <= 1:
         raise UsageError(
-            "The share of the edge's memory is above 0 and up to 1", seen=f"{request.memory_share}"
+            "The share of the edge's memory is above 0 and up to 1",
+            seen=f"{request.memory_share}",
+            do="give --memory-share a part of it, such as 0.1",
         )
     edge = pair.edge
     if request.edge_memory_bytes:

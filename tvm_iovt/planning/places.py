@@ -2,7 +2,8 @@
 
 The caller sits on this machine, if one of the devices is a part of it, or if they are parts of
 several machines; else on the one machine that all of them are parts of (the CPU and the GPU of a
-board). Machines are connected through the caller's: it is the one that talks to all of them.
+board). Everything goes through the caller's machine: it is the one that talks to all of them, and
+each stage of another machine sends it what it made, even for a stage of that same machine.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ def _hops(
     hops: list[Link] = []
     if a is not None and a.gpu is not None:
         hops.append(_bus(a, out=True))
-    if from_machine != to_machine:
+    between_devices = a is not None and b is not None
+    if from_machine != to_machine or (between_devices and from_machine != home):
         if a is not None and from_machine != home:
             link = links[a.name]
             hops.append(_named(link, a.name, home))

@@ -13,6 +13,7 @@ from tvm_iovt.cost_graph import CostGraph
 from tvm_iovt.errors import IovtError, UsageError
 from tvm_iovt.json_codec import from_json, to_json
 from tvm_iovt.planning.links import StatedLink
+from tvm_iovt.targets import cpu_misfits
 from tvm_iovt.types import PartitionPlan, TargetSpec
 
 _UNDO = "undo the edit, or plan again with `tvm-iovt plan -o`"
@@ -103,7 +104,9 @@ def _misfits(plan: PlanFile) -> Iterator[str]:
     for row in plan.measured:
         if row and len(row) != units:
             yield f"{units} units, and measured times of {len(row)}"
-    for spec in plan.targets:
+    for spec in (*plan.targets, *plan.named):
+        for misfit in cpu_misfits(spec.cpu):
+            yield f"cpu.{misfit.key} of {spec.name} is {misfit.value!r}; {misfit.do}"
         if spec.profile is not None and not spec.profile.roofs:
             yield f"a profile of {spec.name} without a roof"
 

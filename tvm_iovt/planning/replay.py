@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 from tvm_iovt.cost_graph import CostGraph
@@ -33,7 +34,8 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
     known = [unit.name for unit in file.graph.units]
     now = [unit.name for unit in graph.units]
     if known != now:
-        other = next((a for a, b in zip(known, now, strict=False) if a != b), known[-1:])
+        pairs = itertools.zip_longest(known, now, fillvalue="")
+        other = next(a or b for a, b in pairs if a != b)
         raise UsageError(
             f"{path} was planned for other units than this compilation has",
             seen=f"{len(known)} units, {len(now)} now; the first that differs is {other}",

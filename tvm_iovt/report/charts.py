@@ -29,7 +29,6 @@ def op_bars(groups: Sequence[OperatorGroup]) -> Markup:
         other = OperatorGroup(
             op=f"{len(rest)} other types",
             operators=sum(group.operators for group in rest),
-            unknown=0,
             flops=sum(group.flops for group in rest),
             bytes=sum(group.bytes for group in rest),
             bytes_weights=sum(group.bytes_weights for group in rest),

@@ -10,11 +10,10 @@ from tvm_iovt.types import OpCost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorGroup:
-    """All operators of one type. `unknown` of them have no known cost and add nothing."""
+    """All operators of one type. Those of no known cost add nothing."""
 
     op: str
     operators: int
-    unknown: int
     flops: int
     bytes: int
     bytes_weights: int
@@ -44,7 +43,6 @@ def group_by_op(operators: Iterable[OpCost]) -> tuple[OperatorGroup, ...]:
         OperatorGroup(
             op=op,
             operators=len(costs),
-            unknown=sum(map(is_unknown, costs)),
             flops=sum(cost.flops for cost in costs),
             bytes=sum(map(moved_bytes, costs)),
             bytes_weights=sum(cost.bytes_weights for cost in costs),

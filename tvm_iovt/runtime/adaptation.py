@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tvm_iovt.errors import UsageError
-from tvm_iovt.runtime.timeline_recorder import EMA_WEIGHT, StageTimes
+from tvm_iovt.runtime.timeline_recorder import StageTimes
 from tvm_iovt.types import PartitionPlan
 
 HOME = ""
@@ -133,7 +133,7 @@ class DriftSettings:
         half_life_s: Seconds that this takes at least.
     """
 
-    ema_weight: float = EMA_WEIGHT
+    ema_weight: float = 0.1
     band: float = 0.05
     floor_s: float = 100e-6
     deviations: float = 3.0

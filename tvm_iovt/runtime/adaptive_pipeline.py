@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
 import time
 from collections import deque
@@ -15,7 +16,8 @@ import numpy as np
 from tvm_iovt.errors import IovtError
 from tvm_iovt.runtime.adaptation import Drift, Proposal
 from tvm_iovt.runtime.pipeline import KEPT_TIMINGS, Pipeline
-from tvm_iovt.runtime.pipeline_stage import FrameResult, StageError
+from tvm_iovt.runtime.pipeline_opening import PipelineOpening, close_quietly
+from tvm_iovt.runtime.pipeline_stage import FrameResult
 from tvm_iovt.runtime.pipeline_statistics import (
     FrameTiming,
     PipelineStatistics,
@@ -35,7 +37,7 @@ class Switch:
         after: Name of the cut that was proposed.
         reason: Why, and why not if it could not be made.
         made: Whether it was.
-        pause_s: Seconds between the last result before it and the start of the next cut's frames.
+        pause_s: Seconds from the last result before it to the first one after it; 0 if none came.
     """
 
     frame: int
@@ -49,15 +51,16 @@ class Switch:
 class AdaptivePipeline:
     """Runs a stream through one of several cuts, and changes over when another one is better.
 
-    A change loses no frame and keeps their order: the new pipeline is opened, the old one takes
-    no more frames and finishes those that it has, and the new one goes on with the source. Where
-    the new one cannot be opened beside the old one (they may share a board that serves one at a
-    time), it is opened after the old one was closed; where it cannot be opened at all, the old one
-    goes on and the other one is not proposed again.
+    A change loses no frame and keeps their order: the new pipeline is opened while the old one goes
+    on; then the old one takes no more frames and finishes those that it has, and the new one goes
+    on with the source. Where the new one cannot be opened beside the old one (they may share a
+    board that serves one at a time), it is opened after the old one was closed; where it cannot be
+    opened at all, the old one goes on and the other one is not proposed again.
 
     Args:
         drift: Decides; its `current` cut begins.
-        make: Makes the pipeline of a cut, not yet opened, by the cut's index.
+        make: Makes the pipeline of a cut, not yet opened, by the cut's index. Called in another
+            thread for each change.
 
     Attributes:
         switches: The changes up to now.
@@ -88,35 +91,39 @@ class AdaptivePipeline:
         self._timings.clear()
         self._count = 0
         began_s = time.perf_counter()
-        following: Pipeline | None = None
+        opening: PipelineOpening | None = None
         current = self._open(self._drift.current)
-        index = 0
-        complete = False
+        index, last_s = 0, 0.0
+        paused = complete = False
         try:
             while not complete:
                 self._pipeline = current
                 offset_s = time.perf_counter() - began_s
                 proposal: Proposal | None = None
                 with contextlib.closing(current.run(source, first_frame=index)) as results:
-                    for result in results:
+                    for early in results:
+                        result = _later(early, offset_s)
                         index = result.index + 1
+                        if paused:
+                            self._note_pause(result.timing.finished_s - last_s)
+                        paused, last_s = False, result.timing.finished_s
                         if proposal is None:
                             proposal = self._drift.observe(result.stages)
                             if proposal is not None:
-                                following = self._try_open(proposal.cut)
-                                source.stop()
-                        yield self._note(_later(result, offset_s))
-                if proposal is None or source.at_end:
+                                open_it = functools.partial(self._open, proposal.cut)
+                                opening = PipelineOpening(open_it, then=source.stop)
+                        yield self._note(result)
+                if proposal is None or opening is None or source.at_end:
                     complete = True
                     continue
-                ended_s = time.perf_counter()
-                current, following = self._change(current, following, proposal, index), None
-                self._note_pause(time.perf_counter() - ended_s)
+                current, opening = self._change(current, opening, proposal, index), None
+                paused = True
                 source.resume()
         finally:
-            failures = [_close(p) for p in (following, current) if p is not None]
-            if complete and any(failures):
-                raise next(filter(None, failures))
+            unused = opening.abandon() if opening is not None else None
+            failure = close_quietly(current) or unused
+            if complete and failure is not None:
+                raise failure
 
     def statistics(self) -> PipelineStatistics | None:
         """Of the last stream, or up to now; None before the first result.
@@ -149,18 +156,13 @@ class AdaptivePipeline:
         pipeline.open()
         return pipeline
 
-    def _try_open(self, cut: int) -> Pipeline | None:
-        try:
-            return self._open(cut)
-        except IovtError:
-            return None
-
     def _change(
-        self, old: Pipeline, new: Pipeline | None, proposal: Proposal, frame: int
+        self, old: Pipeline, opening: PipelineOpening, proposal: Proposal, frame: int
     ) -> Pipeline:
         """The pipeline to go on with, open; the other one is closed."""
         before, made, reason = self._drift.cuts[self._drift.current].name, True, proposal.reason
-        failure = _close(old)
+        failure = close_quietly(old)
+        new = opening.take()
         if failure is not None:  # its results are complete, so the stream can go on
             reason = f"{reason}; {failure.what}: {failure.seen}"
         if new is None:
@@ -210,14 +212,6 @@ class _Gate:
         except StopIteration:
             self.at_end = True
             raise
-
-
-def _close(pipeline: Pipeline) -> StageError | None:
-    try:
-        pipeline.close()
-    except StageError as error:
-        return error
-    return None
 
 
 def _later(result: FrameResult, offset_s: float) -> FrameResult:

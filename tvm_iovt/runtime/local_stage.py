@@ -44,7 +44,6 @@ class LocalStage:
         threads: Worker threads of a CPU stage; 0 for what the plan says, as far as there are CPUs.
         cpus: CPUs that the stage's threads run on; by default any. Stages that compute at the
             same time get out of each other's way if each has its own.
-        check: Verify size and SHA-256 of the library before it is loaded.
 
     Raises:
         BundleError: The bundle is damaged, has no such stage, or the stage is for another
@@ -60,7 +59,6 @@ class LocalStage:
         *,
         threads: int = 0,
         cpus: Sequence[int] | None = None,
-        check: bool = True,
     ) -> None:
         stage = next((s for s in deployment.plan.stages if s.index == index), None)
         library = next((i for i in deployment.libraries if i.stage == index), None)
@@ -80,8 +78,7 @@ class LocalStage:
                 seen=f"it {reason}; this machine is {machine.arch} ({machine.cpu})",
                 do="run it on its device",
             )
-        if check:
-            bundle.verify(path, [library.file])
+        bundle.verify(path, [library.file])
         self._library = load_library(path, library, ffi)
         self._ffi = ffi
         self._cpus = tuple(cpus or ())

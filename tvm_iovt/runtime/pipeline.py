@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import queue
 import threading
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from tvm_iovt.runtime.pipeline_stage import (
 )
 from tvm_iovt.runtime.pipeline_statistics import FrameTiming, PipelineStatistics, statistics
 from tvm_iovt.runtime.timeline import Timeline
-from tvm_iovt.runtime.timeline_recorder import StageTimes, TimelineRecorder
+from tvm_iovt.runtime.timeline_recorder import TimelineRecorder
 from tvm_iovt.types import TensorSpec
 
 KEPT_TIMINGS = 100_000
@@ -80,40 +81,44 @@ class Pipeline:
         self._run: PipelineRun | None = None
         self._restart_record()
 
-    @property
-    def max_frames(self) -> int:
-        """Frames that have been read from the source and not yet given to the caller, at most."""
-        if self._sequential:
-            return 1
-        lanes = sum(stage.device.lanes for stage in self._stages)
-        return lanes + self._queue_frames * (len(self._stages) + 1)
-
     def open(self) -> None:
         """Open all lanes, each in its own thread; does nothing if they are open.
 
         Raises:
-            IovtError: A device cannot be used. Those that can are closed again.
+            IovtError: A device cannot be used. Those that can are closed again, and one that is
+                still being opened is waited for `close_timeout_s` at most.
         """
         if self._lanes:
             return
+        opened: queue.SimpleQueue[LaneThread] = queue.SimpleQueue()
         try:
             for index, stage in enumerate(self._stages):
-                self._lanes += [
-                    LaneThread(stage.device, index, number) for number in range(stage.device.lanes)
-                ]
-            deadline_s = time.monotonic() + self._action_timeout_s
-            for lane in self._lanes:
-                if not lane.wait_idle(deadline_s):
-                    late = TimeoutError(f"no answer for {self._action_timeout_s:g} s")
-                    raise stage_failed(self._stages, lane.stage, "open", None, late)
-            for lane in self._lanes:
-                if isinstance(lane.error, IovtError):
-                    raise lane.error
-                if lane.error is not None:
-                    raise stage_failed(self._stages, lane.stage, "open", None, lane.error)
-        except BaseException:
+                for number in range(stage.device.lanes):
+                    self._lanes.append(LaneThread(stage.device, index, number, opened.put))
+            self._await_open(opened)
+        except Exception:
             self._shut()
             raise
+        except BaseException:
+            self._interrupt()
+            self._shut()
+            raise
+
+    def _await_open(self, opened: queue.SimpleQueue[LaneThread]) -> None:
+        """Wait until all lanes are open, or one cannot be opened: that one is told at once."""
+        deadline_s = time.monotonic() + self._action_timeout_s
+        waiting = list(self._lanes)
+        while waiting:
+            try:
+                lane = opened.get(timeout=max(0.0, deadline_s - time.monotonic()))
+            except queue.Empty:
+                late = TimeoutError(f"no answer for {self._action_timeout_s:g} s")
+                raise stage_failed(self._stages, waiting[0].stage, "open", None, late) from None
+            waiting.remove(lane)
+            if isinstance(lane.error, IovtError):
+                raise lane.error
+            if lane.error is not None:
+                raise stage_failed(self._stages, lane.stage, "open", None, lane.error)
 
     def close(self) -> None:
         """Close all lanes; does nothing if they are closed. A stream that runs ends with an error.
@@ -202,10 +207,6 @@ class Pipeline:
         sums are of all.
         """
         return self._recorder.timeline()
-
-    def stage_times(self) -> tuple[StageTimes, ...]:
-        """Moving averages of what each stage needs for a frame now."""
-        return self._recorder.averages()
 
     def statistics(self) -> PipelineStatistics:
         """Frame rate, latencies and occupancy of the last stream, or up to now.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 from tvm_iovt.runtime.pipeline_run import PipelineRun
 from tvm_iovt.runtime.stage_lane import StageDevice
@@ -17,17 +18,25 @@ class LaneThread:
         device: Whose lane it is.
         stage: Index of the stage.
         number: Of the lane within the stage.
+        opened: Is told the lane, in its thread, when it is open or cannot be opened.
 
     Attributes:
         stage: As given.
         error: What went wrong while the lane was opened or closed.
     """
 
-    def __init__(self, device: StageDevice, stage: int, number: int) -> None:
+    def __init__(
+        self,
+        device: StageDevice,
+        stage: int,
+        number: int,
+        opened: Callable[[LaneThread], None] = lambda lane: None,
+    ) -> None:
         self.stage = stage
         self.error: BaseException | None = None
         self._device = device
         self._number = number
+        self._opened = opened
         self._runs: queue.SimpleQueue[PipelineRun | None] = queue.SimpleQueue()
         self._idle = threading.Event()
         name = f"{device.name}, lane {number}"
@@ -69,6 +78,7 @@ class LaneThread:
             return
         finally:
             self._idle.set()
+            self._opened(self)
         try:
             while (run := self._runs.get()) is not None:
                 run.work(self.stage, self._number, lane)

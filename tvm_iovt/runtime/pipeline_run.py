@@ -232,7 +232,12 @@ class PipelineRun:
         while True:
             item = self._finished.get(min(1.0, timeout_s / 4))
             if item is None and self._aborted:
-                return End(expected, UsageError("The pipeline was closed while a stream ran"))
+                closed = UsageError(
+                    "The pipeline was closed while a stream ran",
+                    seen=f"before frame {expected} came out",
+                    do="take all results, or close the stream, before the pipeline",
+                )
+                return End(expected, closed)
             if item is None:
                 item = self._stalled(expected, timeout_s)
             if item is None:

@@ -51,7 +51,11 @@ def set_count(ffi: Any, threads: int) -> None:
         UsageError: `threads` is not positive, or TVM's pool has started with fewer.
     """
     if threads < 1:
-        raise UsageError("The number of threads must be positive", seen=str(threads))
+        raise UsageError(
+            "The number of threads must be positive",
+            seen=str(threads),
+            do="give one or more, or leave it out",
+        )
     os.environ[COUNT] = str(threads)
     started = ffi.get_global_func("runtime.NumThreads")()  # starts the pool if there is none
     if started > threads:

@@ -8,13 +8,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm_iovt.runtime.timeline import ACTIONS, COMPUTE, RECEIVE, SEND, Busy, Span, Timeline
+from tvm_iovt.runtime.timeline import ACTIONS, Busy, Span, Timeline
 
 KEPT_SPANS = 3000
 """Spans that are kept of the begin of a run, and as many of its end."""
-
-EMA_WEIGHT = 0.1
-"""Of the newest frame in the moving averages."""
 
 _Noted = tuple[int, int, int, str, float, float]
 
@@ -35,7 +32,7 @@ class StageTimes:
 
 
 class TimelineRecorder:
-    """Keeps the first and the last spans of a run, exact sums over all, and moving averages.
+    """Keeps the first and the last spans of a run, and exact sums over all.
 
     Args:
         stages: Names of the stages.
@@ -50,7 +47,6 @@ class TimelineRecorder:
         keys = [(stage, action) for stage in range(len(stages)) for action in ACTIONS]
         self._counts = dict.fromkeys(keys, 0)
         self._sums_s = dict.fromkeys(keys, 0.0)
-        self._averages_s = dict.fromkeys(keys, 0.0)
         self._length_s = 0.0
         self._lock = threading.Lock()
 
@@ -62,29 +58,13 @@ class TimelineRecorder:
         with self._lock:
             noted = (stage, lane, frame, action, start_s, end_s)
             (self._first if len(self._first) < self._kept else self._last).append(noted)
-            count = self._counts[key]
-            average_s = self._averages_s[key]
-            self._averages_s[key] += (EMA_WEIGHT if count else 1.0) * (busy_s - average_s)
-            self._counts[key] = count + 1
+            self._counts[key] += 1
             self._sums_s[key] += busy_s
 
     def finish_frame(self, now_s: float) -> None:
         """Note that an output came out."""
         with self._lock:
             self._length_s = max(self._length_s, now_s)
-
-    def averages(self) -> tuple[StageTimes, ...]:
-        """Moving averages of each stage, over about the last 20 frames; 0 before the first."""
-        with self._lock:
-            found = dict(self._averages_s)
-        return tuple(
-            StageTimes(
-                receive_s=found[stage, RECEIVE],
-                compute_s=found[stage, COMPUTE],
-                send_s=found[stage, SEND],
-            )
-            for stage in range(len(self._stages))
-        )
 
     def timeline(self) -> Timeline:
         """What there is up to now."""
