@@ -48,6 +48,18 @@ def row(unit: Unit) -> np.ndarray:
     return unit_laws.terms(unit, ROOF, LANES, CACHE)
 
 
+def test_predictions_add_up_to_what_was_measured() -> None:
+    random = np.random.default_rng(3)
+    rows = np.abs(random.standard_normal((60, 12))) * 1e-5
+    true = np.array([2.0, 1.0, 0.5, *[0.0] * 9])
+    seconds = rows @ true * random.uniform(0.75, 1.35, 60)
+    seconds[7] *= 20  # a sample that something disturbed counts for nothing
+    found = np.array(unit_laws.fit_law(rows, list(seconds), 0.0))
+    rest = np.arange(60) != 7
+    ratio = (rows[rest] @ found).sum() / seconds[rest].sum()
+    assert abs(ratio - 1) < 1e-6
+
+
 def test_units_that_convert_bytes_have_laws_of_their_own() -> None:
     assert unit_laws.law_of(conv("conv", 4)) == "conv 3x3/1"
     assert unit_laws.law_of(conv("conv", 1)) == "int8 conv 3x3/1"

@@ -14,10 +14,6 @@ from tvm_iovt.probe.synthetic_networks import network_plan
 from tvm_iovt.stages.kernel_clock import TimedKernel, timed_kernels
 from tvm_iovt.types import TargetSpec
 
-_FASTEST = 0.12
-"""Share of the runs that count. What disturbs a run only makes it longer, but the luckiest moments
-of all kernels never come in one run: the kernels' medians are over the fastest whole runs."""
-
 _STAGE_NETWORK = (8, "pointwise", 32, 14, 14)
 """Some ten microseconds of kernels whose operands stay in the nearest caches."""
 
@@ -30,8 +26,8 @@ class TimedNetwork:
         name: Of the network.
         units: Its units, see `SyntheticNetwork`.
         kernels: Its kernels in the order of their calls.
-        whole_s: Seconds of a run without the clock inside.
-        spread: Half of the quartile range of the runs that count, relative.
+        whole_s: Median seconds of a run without the clock inside.
+        spread: Half of the quartile range of the runs, relative.
     """
 
     name: str
@@ -62,7 +58,7 @@ class NetworkTimer:
         machine = self._machine(network.module, network.precision)
         x = np.random.default_rng(0).standard_normal(network.shape, np.float32)
         inputs = [self._tensor(x)]
-        run = timed_kernels(machine, inputs, budget_s, share=_FASTEST)
+        run = timed_kernels(machine, inputs, budget_s)
         return TimedNetwork(
             name=network.name,
             units=network.units,

@@ -115,9 +115,10 @@ def slowdown_beside(
     try:
         timers += [make(here), make(here)]
         for family in _BESIDE:
-            alone = timers[0].call("run_for", family, _BESIDE_S, timeout_s=CALL_TIMEOUT_S)
-            timers[1].call("run_for", family, 0.0, timeout_s=CALL_TIMEOUT_S)  # builds it
+            build = functools.partial(_call, timers[0], "run_for", family, 0.0)
+            _beside(build, timers[1], "run_for", family, 0.0)
             run = functools.partial(_call, timers[0], "run_for", family, _BESIDE_S)
+            alone = run()
             both = _beside(run, timers[1], "run_for", family, 2 * _BESIDE_S)
             ratios.append(both / alone)
     except TuningError as error:

@@ -39,7 +39,7 @@ class TimedRun:
 
     Attributes:
         kernels: In the order of their calls; they add up to `whole_s`.
-        whole_s: Median seconds of the runs that count, without the clock inside.
+        whole_s: Median seconds of the runs, without the clock inside.
         spread: Half of the quartile range of those runs, relative.
         noise: Half-width of the band of that median (notch of a box plot), relative.
     """
@@ -50,9 +50,7 @@ class TimedRun:
     noise: float
 
 
-def timed_kernels(
-    machine: Any, inputs: Sequence[Any], budget_s: float, *, share: float = 1.0
-) -> TimedRun:
+def timed_kernels(machine: Any, inputs: Sequence[Any], budget_s: float) -> TimedRun:
     """Time the kernels of a network inside of it.
 
     Runs with and without the clock inside take turns. The clock is a function of Python around each
@@ -63,8 +61,6 @@ def timed_kernels(
         machine: `VirtualMachine` with a function `main`.
         inputs: Of `main`, on its device.
         budget_s: Seconds to run it for.
-        share: Of the runs that count, the fastest ones; all of them say what a run takes on a
-            machine with other work, few of them what the kernels need.
     """
     main = machine["main"]
     for _ in range(2):
@@ -80,14 +76,12 @@ def timed_kernels(
         with clock.inside(machine):
             main(*inputs)
         runs.append(clock.spent_s)
-    count = max(round(share * len(runs)), 3)
-    fastest = sorted(runs, key=sum)[:count]
-    medians = [statistics.median(times) for times in zip(*fastest, strict=True)]
+    medians = [statistics.median(times) for times in zip(*runs, strict=True)]
     own_s = min(
         (s for (name, _), s in zip(clock.calls, medians, strict=True) if name.startswith("vm.")),
         default=0.0,
     )
-    low, whole_s, high = statistics.quantiles(sorted(whole)[:count], n=4, method="inclusive")
+    low, whole_s, high = statistics.quantiles(whole, n=4, method="inclusive")
     kernels = [
         (name, shape, max(seconds - own_s, 1e-9))
         for (name, shape), seconds in zip(clock.calls, medians, strict=True)
@@ -104,7 +98,7 @@ def timed_kernels(
         kernels=found,
         whole_s=whole_s,
         spread=quartiles / 2 / whole_s,
-        noise=1.57 * quartiles / math.sqrt(count) / whole_s,
+        noise=1.57 * quartiles / math.sqrt(len(whole)) / whole_s,
     )
 
 
