@@ -71,11 +71,16 @@ class FakeTimer:
     def close(self) -> None:
         self.closed = True
 
+    def stay_on(self, cpus: tuple[int, ...]) -> None:
+        self.cpus = cpus
+
     def stream(self, seconds: float) -> float:
         return seconds
 
     def run_for(self, family: str, seconds: float) -> float:
-        # Twice per family by the first timer: alone, and beside the other one.
+        # By the first timer in turns: alone, and beside the other one.
+        if not seconds:
+            return 0.0
         self.runs = getattr(self, "runs", 0) + 1
         return 1.25 if self.runs % 2 == 0 else 1.0
 

@@ -49,7 +49,7 @@ def probed(function: Any, *timers: Timer) -> float:
 @pytest.mark.parametrize("function", [slowdown_beside, shared_bandwidth])
 @pytest.mark.parametrize("dies", [0, 1])
 def test_either_of_two_that_dies_is_an_error(function: Any, dies: int) -> None:
-    last_call = {slowdown_beside: 3, shared_bandwidth: 0}[function]  # while both are at work
+    last_call = {slowdown_beside: 3, shared_bandwidth: 1}[function]  # while both are at work
     timers = [Timer(), Timer()]
     timers[dies].dies_at = last_call
     with pytest.raises(DeviceError, match="A process ended") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -66,6 +67,10 @@ class NetworkTimer:
             whole_s=run.whole_s,
             spread=run.spread,
         )
+
+    def stay_on(self, cpus: tuple[int, ...]) -> None:
+        """Run on these CPUs from now on; before anything else."""
+        os.sched_setaffinity(0, cpus)
 
     def run_for(self, family: str, seconds: float) -> float:
         """Run a synthetic network for a while; median seconds of a run."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import queue
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -23,7 +24,8 @@ MEMORY_ELEMENTS = 24 << 20
 
 CALL_TIMEOUT_S = 180.0
 
-_BESIDE, _BESIDE_S = ("inverted", "residual"), 1.5
+_BESIDE, _BESIDE_S = ("inverted", "residual"), 0.6
+_TURNS = 3
 
 
 class Timer(Protocol):
@@ -88,6 +90,7 @@ def shared_bandwidth(
     timers: list[Timer] = []
     try:
         timers += [make(here), make(here)]
+        _keep_apart(timers, threads)
         copy = functools.partial(_call, timers[0], "seconds", "copy", (MEMORY_ELEMENTS,), 1.0)
         seconds = _beside(copy, timers[1], "stream", 2.5)
     except TuningError as error:
@@ -103,8 +106,8 @@ def slowdown_beside(
 ) -> float:
     """How many times as long networks take beside others; 1 without a core for that.
 
-    Two processes run the same network, alone and both at once; the network that is slowed most
-    counts, of a deep one and one of many channels, and never less than 1.
+    Two processes on cores of their own run the same network, in turns alone and both at once; the
+    mean of a deep network and one of many channels, and never less than 1.
     """
     if host_cpu.usable_cores() < 2 * threads:
         return 1.0
@@ -114,19 +117,30 @@ def slowdown_beside(
     ratios = []
     try:
         timers += [make(here), make(here)]
+        _keep_apart(timers, threads)
         for family in _BESIDE:
             build = functools.partial(_call, timers[0], "run_for", family, 0.0)
             _beside(build, timers[1], "run_for", family, 0.0)
             run = functools.partial(_call, timers[0], "run_for", family, _BESIDE_S)
-            alone = run()
-            both = _beside(run, timers[1], "run_for", family, 2 * _BESIDE_S)
-            ratios.append(both / alone)
+            turns = [
+                (run(), _beside(run, timers[1], "run_for", family, 2 * _BESIDE_S))
+                for _ in range(_TURNS)
+            ]
+            ratios.append(statistics.median(both / alone for alone, both in turns))
     except TuningError as error:
         raise died(error) from error
     finally:
         for timer in timers:
             timer.close()
-    return float(max(1.0, *ratios))
+    return max(1.0, statistics.mean(ratios))
+
+
+def _keep_apart(timers: Sequence[Timer], threads: int) -> None:
+    """Give each timer cores of its own, as the stages of a pipeline have."""
+    cpus = sorted(os.sched_getaffinity(0))
+    for index, timer in enumerate(timers):
+        own = tuple(cpus[index * threads : (index + 1) * threads])
+        timer.call("stay_on", own, timeout_s=CALL_TIMEOUT_S)
 
 
 def _call(timer: Timer, method: str, *arguments: object) -> float:
