@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from tvm_iovt import targets
-from tvm_iovt.planning.links import parse_link
+from tvm_iovt.planning.links import ETHERNET, parse_link, parse_links
 from tvm_iovt.planning.places import HERE, devices_of, home_of, machine_of, routes_of
 from tvm_iovt.types import Link, TargetSpec
 from tvm_iovt.unit_times import profile_of
@@ -91,7 +92,7 @@ def test_stated_links_come_before_those_of_the_target_and_these_before_assumed_o
     assert hop(named("arm")).source == "assumed"
 
 
-def costs(*specs: TargetSpec, **options: bool) -> list[float]:
+def costs(*specs: TargetSpec, **options: Any) -> list[float]:
     return [device.stage_s for device in devices_of(specs, **options)]
 
 
@@ -116,10 +117,12 @@ def test_a_stage_that_nobody_measured_costs_something():
     assert 10e-6 < first < 1e-3
 
 
-def test_a_stage_behind_a_link_costs_nothing_more():
-    here = measured(HOST, 42e-6)
-    assert costs(here, measured(ARM, 50e-6)) == [42e-6, 0.0]
-    assert costs(here, ARM, pipeline=False) == [0.0, 0.0]
+def test_a_stage_behind_a_link_waits_for_two_messages():
+    here, there = measured(HOST, 42e-6), measured(ARM, 50e-6)
+    (link,) = parse_links(("arm=100Mbit/s,3ms",), ["host", "arm"])
+    assert costs(here, there, stated=[link]) == [42e-6, 6e-3]
+    assert costs(here, there)[1] == 2 * ETHERNET[1]
+    assert costs(here, there, pipeline=False) == [0.0, 0.0]
 
 
 def with_memory(

@@ -173,7 +173,7 @@ def _problem(
     stated = parse_links(links, [spec.name for spec in specs])
     problem = Problem(
         graph=graph,
-        devices=devices_of(specs),
+        devices=devices_of(specs, stated),
         unit_s=tuple(
             tuple(slowdown * unit_s for unit_s in row.unit_s)
             for row, slowdown in zip(found, slowdowns(specs, objective), strict=True)

@@ -61,7 +61,9 @@ def home_of(specs: Sequence[TargetSpec]) -> str:
     return machines.pop() if len(machines) == 1 else HERE
 
 
-def devices_of(specs: Sequence[TargetSpec], *, pipeline: bool = True) -> tuple[Device, ...]:
+def devices_of(
+    specs: Sequence[TargetSpec], stated: Sequence[StatedLink] = (), *, pipeline: bool = True
+) -> tuple[Device, ...]:
     """The planner's view of the targets.
 
     CPUs of a machine share its memory. A GPU has one of its own, unless its target names the
@@ -69,6 +71,7 @@ def devices_of(specs: Sequence[TargetSpec], *, pipeline: bool = True) -> tuple[D
 
     Args:
         specs: The targets.
+        stated: As for `routes_of`.
         pipeline: Whether their stages are those of one process's pipeline, and cost what that
             does; else they are called one after the other.
     """
@@ -82,7 +85,7 @@ def devices_of(specs: Sequence[TargetSpec], *, pipeline: bool = True) -> tuple[D
             memory_bytes=spec.memory_bytes,
             active_w=spec.active_w,
             memory_group=group,
-            stage_s=_stage_s(spec, specs) if pipeline else 0.0,
+            stage_s=_stage_s(spec, specs, stated) if pipeline else 0.0,
             shared_bandwidth_bytes_per_s=_memory_bandwidth(spec, threads[group]),
             cache_bytes=unit_times.profile_of(spec).cache_bytes,
         )
@@ -90,15 +93,15 @@ def devices_of(specs: Sequence[TargetSpec], *, pipeline: bool = True) -> tuple[D
     )
 
 
-def _stage_s(spec: TargetSpec, specs: Sequence[TargetSpec]) -> float:
+def _stage_s(spec: TargetSpec, specs: Sequence[TargetSpec], stated: Sequence[StatedLink]) -> float:
     """What a stage costs beside its kernels, by the profile of a CPU of its machine.
 
-    Nothing at the caller's end for a device of another machine, where the latency of its link holds
-    what a frame costs.
+    A device of another machine is told to compute once it has said that the frame before is done,
+    so that it waits for both messages.
     """
-    machine = machine_of(spec, specs)
-    if machine != home_of(specs):
-        return 0.0
+    machine, home = machine_of(spec, specs), home_of(specs)
+    if machine != home:
+        return 2 * _machine_link(spec, home, {link.target: link for link in stated}).latency_s
     there = [s for s in (spec, *specs) if s.gpu is None and machine_of(s, specs) == machine]
     known = (unit_times.profile_of(s).stage_s for s in there)
     return next(filter(None, known), _ASSUMED_STAGE_S)

@@ -49,7 +49,7 @@ def replay(path: Path, file: PlanFile, graph: CostGraph, links: tuple[str, ...])
         stated = parse_links(links, [spec.name for spec in specs])
     problem = Problem(
         graph=graph,
-        devices=devices_of(specs, pipeline=not file.home),
+        devices=devices_of(specs, stated, pipeline=not file.home),
         unit_s=file.unit_s,
         routes=routes_of(specs, stated, file.home),
     )
