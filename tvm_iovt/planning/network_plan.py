@@ -141,12 +141,12 @@ def plan_network(
 def plan_whole(name: str, sha256: str, graph: CostGraph, spec: TargetSpec) -> PlanFile:
     """The whole network on one target, with what is predicted of it, whatever its memory."""
     rows = UnitRows(graph, (spec,), None, lambda _: None)
-    problem, _, source, _ = _problem(graph, (spec,), rows, ())
+    problem, _, source, _, band = _problem(graph, (spec,), rows, ())
     problem = dataclasses.replace(
         problem, devices=tuple(dataclasses.replace(d, memory_bytes=0) for d in problem.devices)
     )
     chosen = dataclasses.replace(
-        plan_cuts(problem, (), (0,), source=source),
+        _known_to(band, plan_cuts(problem, (), (0,), source=source)),
         objective="whole",
         reason=f"the whole network on {spec.name}",
         alternatives=(),
@@ -167,8 +167,8 @@ def _problem(
     rows: UnitRows,
     links: Sequence[str],
     objective: str = "",
-) -> tuple[Problem, tuple[tuple[float, ...], ...], str, float]:
-    """The planner's problem, the measured rows, the source of the times, and their noise."""
+) -> tuple[Problem, tuple[tuple[float, ...], ...], str, float, float]:
+    """The planner's problem, the measured rows, the times' source, their noise and their band."""
     found = [rows.of(spec) for spec in specs]
     stated = parse_links(links, [spec.name for spec in specs])
     problem = Problem(
@@ -181,13 +181,20 @@ def _problem(
         routes=routes_of(specs, stated),
     )
     measured = tuple(row.unit_s if row.source == "measured" else () for row in found)
-    return problem, measured, worst_source(found), max(row.noise for row in found)
+    noise, band = max(row.noise for row in found), max(row.band for row in found)
+    return problem, measured, worst_source(found), noise, band
+
+
+def _known_to(band: float, found: PartitionPlan) -> PartitionPlan:
+    """A plan with the band for its times, which is wider than what matters between plans."""
+    assert found.prediction is not None
+    return dataclasses.replace(found, prediction=dataclasses.replace(found.prediction, noise=band))
 
 
 def _planned(
     graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
 ) -> _Candidate:
-    problem, measured, source, noise = _problem(
+    problem, measured, source, noise, band = _problem(
         graph, specs, rows, _links_of(request, specs), request.objective
     )
     if request.objective == "paper":
@@ -197,7 +204,7 @@ def _planned(
     return _Candidate(
         specs=tuple(specs),
         problem=problem,
-        plan=chosen,
+        plan=_known_to(band, chosen),
         rows=problem.unit_s,
         measured=measured if any(measured) else (),
     )
@@ -212,7 +219,7 @@ def _links_of(request: PlanRequest, specs: Sequence[TargetSpec]) -> tuple[str, .
 def _stated_cuts(
     graph: CostGraph, specs: Sequence[TargetSpec], rows: UnitRows, request: PlanRequest
 ) -> _Candidate:
-    problem, measured, source, noise = _problem(
+    problem, measured, source, noise, band = _problem(
         graph, specs, rows, request.links, "throughput" if len(specs) > 1 else ""
     )
     try:
@@ -232,7 +239,7 @@ def _stated_cuts(
     return _Candidate(
         specs=tuple(specs),
         problem=problem,
-        plan=chosen,
+        plan=_known_to(band, chosen),
         rows=problem.unit_s,
         measured=measured if any(measured) else (),
     )

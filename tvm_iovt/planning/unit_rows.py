@@ -19,6 +19,9 @@ PREDICTION_NOISE = {"calibrated": 0.05, "datasheet": 0.1, "assumed": 0.1}
 """Least gain, relative, that a further stage must promise: predictions of two plans share most of
 their errors, so it is far below the error of either."""
 
+PREDICTION_BAND = {"measured": 0.05, "calibrated": 0.2, "datasheet": 0.5, "assumed": 0.5}
+"""How far predicted times were from measured ones for most networks, relative."""
+
 _WORST_FIRST = ("assumed", "datasheet", "calibrated", "measured")
 
 
@@ -29,12 +32,17 @@ class UnitRow:
     Attributes:
         unit_s: Seconds of each unit.
         source: `measured`, `calibrated`, `datasheet` or `assumed`.
-        noise: Relative.
+        noise: Relative, of what is compared on the same device.
     """
 
     unit_s: tuple[float, ...]
     source: str
     noise: float
+
+    @property
+    def band(self) -> float:
+        """Relative half-width of the band in which measured times are expected."""
+        return max(self.noise, PREDICTION_BAND[self.source])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
