@@ -140,8 +140,7 @@ def measure(model: Path, rate: str, shapes: list[str], frames: int, folder: Path
 
 def period_s(folder: Path, bundle: Path, frames: int, *options: str) -> float:
     """Seconds between two frames of a run."""
-    one_core = ("--pipeline", "--threads", 1)  # also for the whole network, whose plan says none
-    ran = verb(folder, "run", bundle, f"sample:{frames}", *one_core, *options)
+    ran = verb(folder, "run", bundle, f"sample:{frames}", "--pipeline", *options)
     return float(1 / ran["statistics"]["frames_per_s"])
 
 

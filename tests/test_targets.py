@@ -105,6 +105,14 @@ def test_unknown_target_lists_the_known_ones() -> None:
         targets.load("pi")
 
 
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [("host/1", True), ("arm/2@x", True), ("host", False), ("./3d/a.toml", False)],
+)
+def test_threads_that_a_name_states(name: str, stated: bool) -> None:
+    assert targets.states_threads(name) == stated
+
+
 def test_user_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "targets").mkdir()
     (tmp_path / "targets" / "arm.toml").write_text(BOARD)

@@ -52,6 +52,12 @@ def base_name(name: str) -> str:
     return match["base"] if match else name
 
 
+def states_threads(name: str) -> bool:
+    """Whether a target's name says how many threads it has, as `host/1` does."""
+    match = _NAME.fullmatch(name.strip())
+    return bool(match and match["threads"])
+
+
 def load(name: str) -> TargetSpec:
     """The target of that name, or of that TOML file.
 

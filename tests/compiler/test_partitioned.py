@@ -333,3 +333,12 @@ def test_a_plan_that_uses_fewer_targets_than_were_named_is_built(tmp_path: Path,
     result = compiled(model, tmp_path / "built.iovt", plan=path)
     (deployment,) = result.manifest.deployments
     assert deployment.plan.stages[0].units == file.plan.stages[0].units
+
+
+def test_a_whole_network_has_the_threads_that_its_targets_name_states(
+    small_model: Path, tmp_path: Path
+) -> None:
+    for targets_, threads in (("host/1", 1), ("host", 0)):
+        output = tmp_path / f"{threads}.iovt"
+        result = compiled(small_model, output, targets=targets_, verify=False)
+        assert result.manifest.deployments[0].plan.stages[0].threads == threads

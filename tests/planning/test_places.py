@@ -43,6 +43,8 @@ def test_a_gpu_without_a_cpu_in_the_list_is_this_machines():
         (("arm", "arm~2"), {"arm", "arm~2"}),
         (("arm/1", "arm/1~2"), {"arm"}),
         (("host", "host~2"), {"host"}),
+        (("./3d/a.toml", "./3d/b.toml"), {"./3d/a.toml", "./3d/b.toml"}),
+        (("./3d/a.toml/1", "./3d/a.toml/1~2"), {"./3d/a.toml"}),
     ],
 )
 def test_targets_named_twice(names, machines):

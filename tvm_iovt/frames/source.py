@@ -78,5 +78,6 @@ def frame_axis(array: npt.NDArray[Any], spec: TensorSpec, source: str) -> npt.ND
             raise UsageError(
                 f"An array of {source} has numbers that do not fit the input {spec}",
                 seen=f"{low} to {high}, where it takes {limits.min} to {limits.max}",
+                do="scale or shift them as the network expects",
             )
     return array

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from tvm_iovt import unit_times
+from tvm_iovt import targets, unit_times
 from tvm_iovt.partition.problem import Device, Route
 from tvm_iovt.planning.links import BUS, ETHERNET, StatedLink
 from tvm_iovt.types import CpuSpec, Link, TargetSpec
@@ -19,8 +19,7 @@ from tvm_iovt.types import CpuSpec, Link, TargetSpec
 HERE = "host"
 """Name of this machine."""
 
-_BASE = re.compile(r"[^:/@~]+")
-_THREADS = re.compile(r"/\d+")
+_AGAIN = re.compile(r"~\d+$")
 _ASSUMED_HANDOFF_S = 50e-6
 _ASSUMED_STAGE_S = 100e-6
 _ASSUMED_BOUNDARY_BYTES_PER_S = 4e9
@@ -37,12 +36,16 @@ def machine_of(spec: TargetSpec, specs: Sequence[TargetSpec]) -> str:
     if spec.gpu is not None:
         launchers = [s for s in specs if s.gpu is None and _same_cpu(s.cpu, spec.cpu)]
         return machine_of(launchers[0], specs) if launchers else _machine_of_cpu(spec.cpu)
-    found = _BASE.match(spec.name)
-    base = found[0] if found else spec.name
-    if base == HERE or _THREADS.search(spec.name):
+    name = named(spec)
+    base = targets.base_name(name)
+    if base == HERE or targets.states_threads(name):
         return base
-    _, tilde, number = spec.name.partition("~")
-    return f"{base}{tilde}{number}"
+    return f"{base}{spec.name[len(name) :]}"
+
+
+def named(spec: TargetSpec) -> str:
+    """A target's name as the user wrote it: `arm/2`, also of the second one, `arm/2~2`."""
+    return _AGAIN.sub("", spec.name)
 
 
 def _machine_of_cpu(cpu: CpuSpec) -> str:

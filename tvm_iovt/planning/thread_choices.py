@@ -14,14 +14,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from tvm_iovt.planning.places import machine_of
+from tvm_iovt.planning.places import machine_of, named
+from tvm_iovt.targets import states_threads
 from tvm_iovt.types import TargetSpec
 
-_FIXED = re.compile(r"/\d+")
 _ALL_WAYS_CORES = 8
 _MOST_CHOICES = 150
 
@@ -35,7 +34,7 @@ def thread_choices(specs: Sequence[TargetSpec]) -> tuple[tuple[TargetSpec, ...],
     """
     sharing: dict[str, list[TargetSpec]] = defaultdict(list)
     for spec in specs:
-        if spec.gpu is None and not _FIXED.search(spec.name):
+        if spec.gpu is None and not states_threads(named(spec)):
             sharing[machine_of(spec, specs)].append(spec)
     groups = [group for group in sharing.values() if len(group) > 1]
     shared = {spec.name for group in groups for spec in group}

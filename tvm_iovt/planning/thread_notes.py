@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from tvm_iovt.planning.places import HERE, machine_of
+from tvm_iovt.planning.places import HERE, machine_of, named
 from tvm_iovt.planning.plan_file import PlanFile
+from tvm_iovt.targets import states_threads
 from tvm_iovt.types import TargetSpec
-
-_AGAIN = re.compile(r"~\d+$")
-_FIXED = re.compile(r"/\d+")
 
 
 def thread_notes(file: PlanFile) -> tuple[str, ...]:
@@ -27,7 +24,7 @@ def thread_notes(file: PlanFile) -> tuple[str, ...]:
         planned = _planned_threads(spec, file.targets)
         if spec.gpu is not None or timed or not known or planned <= known:
             continue
-        name = _AGAIN.sub("", spec.name)
+        name = named(spec)
         where = "" if machine_of(spec, file.targets) == HERE else " --tracker HOST:PORT --key KEY"
         threads = "1 thread" if known == 1 else f"{known} threads"
         notes[name] = (
@@ -44,11 +41,11 @@ def _planned_threads(spec: TargetSpec, specs: Sequence[TargetSpec]) -> int:
     Devices that state no number of threads share the cores of their machine: each could have had
     all of them.
     """
-    if spec.gpu is not None or _FIXED.search(spec.name):
+    if spec.gpu is not None or states_threads(named(spec)):
         return spec.cpu.cores
     machine = machine_of(spec, specs)
     return sum(
         s.cpu.cores
         for s in specs
-        if s.gpu is None and not _FIXED.search(s.name) and machine_of(s, specs) == machine
+        if s.gpu is None and not states_threads(named(s)) and machine_of(s, specs) == machine
     )

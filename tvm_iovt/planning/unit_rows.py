@@ -20,7 +20,8 @@ PREDICTION_NOISE = {"calibrated": 0.05, "datasheet": 0.1, "assumed": 0.1}
 their errors, so it is far below the error of either."""
 
 PREDICTION_BAND = {"measured": 0.05, "calibrated": 0.2, "datasheet": 0.5, "assumed": 0.5}
-"""How far predicted times were from measured ones for most networks, relative."""
+"""Relative half-width: within the first two were most networks that we measured; of a device that
+nobody measured, nobody knows better."""
 
 _WORST_FIRST = ("assumed", "datasheet", "calibrated", "measured")
 

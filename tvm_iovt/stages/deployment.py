@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvm_iovt.stages.library import StageBuilder, new_file
+from tvm_iovt.targets import states_threads
 from tvm_iovt.types import Decision, Deployment, Library, PartitionPlan, Stage, TargetSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ def build_whole(
     """
     file = new_file(folder, f"stage0.{spec.name}", ".so")
     library, notes = builder.build(module, spec, folder, 0, file)
-    stage = Stage(index=0, target=spec.name, inputs=network.inputs, outputs=network.outputs)
+    stage = Stage(
+        index=0,
+        target=spec.name,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        threads=spec.cpu.cores if states_threads(spec.name) else 0,
+    )
     plan = PartitionPlan(
         stages=(stage,), objective="whole", reason=f"the whole network on {spec.name}"
     )
